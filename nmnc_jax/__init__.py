@@ -1,0 +1,46 @@
+"""Train networks by perturbing them inside the manifold of their own activity."""
+
+from nmnc_jax import diagnostics
+from nmnc_jax.baselines import backprop, weight_perturbation
+from nmnc_jax.credit import gradients_from_credit
+from nmnc_jax.estimators import (
+    credit_from_state,
+    direct_feedback_alignment,
+    forward_gradient,
+    nmnc,
+    node_perturbation,
+    vnc,
+)
+from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
+from nmnc_jax.general import noise_correlation
+from nmnc_jax.probes import Probe
+from nmnc_jax.subspace import Subspace, fixed_subspace, isotropic, pca, random_subspace
+from nmnc_jax.taps import no_tap, run
+from nmnc_jax.types import Estimator, Info
+
+__all__ = [
+    "Estimator",
+    "Feedback",
+    "Info",
+    "Probe",
+    "Subspace",
+    "backprop",
+    "credit_from_state",
+    "diagnostics",
+    "direct_feedback_alignment",
+    "fixed_subspace",
+    "forward_gradient",
+    "gradients_from_credit",
+    "isotropic",
+    "learned_feedback",
+    "nmnc",
+    "no_tap",
+    "node_perturbation",
+    "noise_correlation",
+    "pca",
+    "random_feedback",
+    "random_subspace",
+    "run",
+    "vnc",
+    "weight_perturbation",
+]

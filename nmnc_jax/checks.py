@@ -1,0 +1,47 @@
+"""Checks at the door: each refuses bad input by name, with what it got and what it takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from nmnc_jax.types import Batch
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuses a count that is not a positive whole number."""
+    if count != int(count) or count < 1:
+        raise ValueError(f"{name} is {count}; it takes a whole number of at least 1")
+
+
+def check_sigma(sigma: float) -> None:
+    """Refuses a perturbation scale that is not a positive finite number."""
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma is {sigma}; it takes a positive finite number")
+
+
+def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
+    """Refuses finite differences through arrays of less than float32 precision.
+
+    Raises:
+        ValueError: if one is bfloat16 or float16 and `difference` is not "jvp": rounding of the
+            two passes would be larger than their difference.
+    """
+    for name, array in arrays.items():
+        if difference != "jvp" and jnp.finfo(array.dtype).bits < 32:
+            raise ValueError(
+                f"difference is {difference!r} and {name} is {array.dtype}, whose rounding hides "
+                'the response; it takes difference="jvp", or a float32 pass'
+            )
+
+
+def check_finite(batch: Batch) -> None:
+    """Refuses a batch with a value that is not finite; inside a transformation it cannot look."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        if not bool(jnp.isfinite(leaf).all()):
+            part = ("inputs", "targets")[path[0].idx]
+            raise ValueError(f"batch {part} hold a value that is not finite; they take finite ones")

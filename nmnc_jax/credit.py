@@ -1,0 +1,121 @@
+"""From output error and feedback to credit at each tap, and from credit to parameter gradients."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.subspace import lift
+from nmnc_jax.taps import run
+from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, LossFn, Params
+
+
+def losses_and_error(loss_fn: LossFn, outputs: Array, targets: object) -> tuple[Array, Array]:
+    """Computes each example's loss and the output error.
+
+    Args:
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        outputs: [B, o].
+        targets: what the loss takes.
+
+    Returns:
+        ``(losses, error)``: losses [B], and the gradient of their mean with respect to the outputs,
+        of the outputs' shape.
+
+    Raises:
+        ValueError: if the loss is reduced, or is not one number per example.
+    """
+    losses, pullback = jax.vjp(lambda outputs: loss_fn(outputs, targets), outputs)
+    if losses.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"loss_fn returned shape {losses.shape}; it takes one loss per example, "
+            f"{outputs.shape[:1]}, not reduced"
+        )
+    return losses, pullback(jnp.full_like(losses, 1 / len(losses)))[0]
+
+
+def feedback_credit(coordinates: Array, basis: Array | None, error: Array) -> Array:
+    """Sends the output error back through factored feedback: delta = U B_z^T e, per example.
+
+    Args:
+        coordinates: feedback coordinates B_z, [o, d].
+        basis: U, [n, d], or None for the identity.
+        error: output error e, [B, o].
+
+    Returns:
+        Credit delta, [B, n].
+    """
+    return lift(basis, error @ coordinates)
+
+
+def local_gradients(
+    apply_fn: ApplyFn, params: Params, inputs: Inputs
+) -> tuple[Array, Activations, Callable[[Array, Activations], Params]]:
+    """One clean pass, and the map from output error and credits to parameter gradients.
+
+    The gradients are local: each stage's vector-Jacobian product with the credit at its own tap,
+    because the pass is cut at every tap.
+
+    Args:
+        apply_fn: the model.
+        params: its parameters.
+        inputs: its inputs.
+
+    Returns:
+        ``(outputs, activations, pullback)``, with ``pullback(error, credit) -> gradients``.
+    """
+    (outputs, activations), pullback = jax.vjp(
+        lambda params: run(apply_fn, params, inputs, cut=True), params
+    )
+    return outputs, activations, lambda error, credit: pullback((error, credit))[0]
+
+
+def gradients_from_credit(
+    apply_fn: ApplyFn,
+    params: Params,
+    inputs: Inputs,
+    *,
+    credit: Mapping[str, Array],
+    output_error: Array,
+) -> Params:
+    """Turns credit at the taps into parameter gradients by local rules alone.
+
+    With the exact credits (`nmnc_jax.diagnostics.exact_credit`) this equals ``jax.grad`` of the
+    loss that the credits and the error belong to, for any layer type.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``.
+        params: the model's parameters.
+        inputs: the model's inputs.
+        credit: for every tap, the loss's gradient with respect to the activation (or an estimate),
+            in the activation's shape.
+        output_error: the loss's gradient with respect to the outputs, [B, o]; for a batch-mean loss
+            it holds the factor 1/B, and so do the credits.
+
+    Returns:
+        Gradients with the tree, shapes and dtypes of `params`.
+
+    Raises:
+        ValueError: if `credit` misses a tap, names an unknown one, or a shape is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax import gradients_from_credit
+        >>> def model(params, inputs, tap):
+        ...     return tap("hidden", inputs @ params["in"]) @ params["out"]
+        >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+        >>> gradients = gradients_from_credit(
+        ...     model, params, jnp.ones((5, 3)),
+        ...     credit={"hidden": jnp.ones((5, 4))}, output_error=jnp.ones((5, 2)))
+        >>> gradients["in"][0]
+        Array([5., 5., 5., 5.], dtype=float32)
+    """
+    outputs, activations, pullback = local_gradients(apply_fn, params, inputs)
+    if set(credit) != set(activations):
+        raise ValueError(f"credit has taps {sorted(credit)}; it takes {sorted(activations)}")
+    given = {f"credit[{name!r}]": (credit[name], activations[name]) for name in activations}
+    for label, (value, like) in ({"output_error": (output_error, outputs)} | given).items():
+        if jnp.shape(value) != like.shape:
+            raise ValueError(f"{label} has shape {jnp.shape(value)}; it takes {like.shape}")
+    credit = {name: jnp.asarray(value, activations[name].dtype) for name, value in credit.items()}
+    return pullback(jnp.asarray(output_error, outputs.dtype), credit)

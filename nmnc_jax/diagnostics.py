@@ -1,0 +1,186 @@
+"""Exact, slow quantities to hold the estimators against."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.credit import losses_and_error
+from nmnc_jax.subspace import project
+from nmnc_jax.taps import flatten, no_tap, run, tap_shapes
+from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params, PyTree
+
+
+def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch) -> Params:
+    """Gradient of the batch-mean loss with respect to the parameters, by ``jax.grad``.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        params: the model's parameters.
+        batch: (inputs, targets).
+
+    Returns:
+        Gradients like `params`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import exact_gradient
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs * params)
+        >>> exact_gradient(model, lambda y, t: y.sum(-1), jnp.ones(2), (jnp.ones((3, 2)), None))
+        Array([1., 1.], dtype=float32)
+    """
+    inputs, targets = batch
+
+    def mean_loss(params: Params) -> Array:
+        return loss_fn(apply_fn(params, inputs, no_tap), targets).mean()
+
+    return jax.grad(mean_loss)(params)
+
+
+def exact_credit(
+    apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch
+) -> tuple[Activations, Array]:
+    """Gradient of the batch-mean loss with respect to every tapped activation and the outputs.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        params: the model's parameters.
+        batch: (inputs, targets).
+
+    Returns:
+        ``(credit, output_error)``, as `nmnc_jax.gradients_from_credit` takes them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import exact_credit
+        >>> model = lambda params, inputs, tap: 3 * tap("hidden", inputs * params)
+        >>> batch = jnp.ones((1, 2)), None
+        >>> exact_credit(model, lambda y, t: y.sum(-1), jnp.ones(2), batch)[0]["hidden"]
+        Array([[3., 3.]], dtype=float32)
+    """
+    inputs, targets = batch
+    outputs, pullback = _tap_pullback(apply_fn, params, inputs)
+    _, error = losses_and_error(loss_fn, outputs, targets)
+    return pullback(error)[0], error
+
+
+def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, Array]:
+    """Jacobian of each example's outputs with respect to each of its tapped activations.
+
+    Args:
+        apply_fn: the model.
+        params: its parameters.
+        inputs: its inputs.
+
+    Returns:
+        Tap name to [B, o, n]. The `output` readout estimates its mean over examples.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import exact_jacobian
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs) @ params
+        >>> exact_jacobian(model, jnp.ones((3, 2)), jnp.ones((5, 3)))["hidden"].shape
+        (5, 2, 3)
+    """
+    shapes = tap_shapes(apply_fn, params, inputs)
+    outputs, pullback = _tap_pullback(apply_fn, params, inputs)
+    count = outputs[0].size
+
+    def row(one_hot: Array) -> dict[str, Array]:
+        cotangent = jnp.broadcast_to(one_hot[None], (len(outputs), count)).reshape(outputs.shape)
+        rows = pullback(cotangent)[0]
+        return {name: flatten(shape, rows[name]) for name, shape in shapes.items()}
+
+    jacobian = jax.lax.map(row, jnp.eye(count, dtype=outputs.dtype))
+    return {name: value.swapaxes(0, 1) for name, value in jacobian.items()}
+
+
+def cosine(left: PyTree, right: PyTree) -> Array:
+    """Cosine of the angle between two pytrees of one structure, as one vector each; 0 if one is 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import cosine
+        >>> f"{cosine({'a': jnp.array([3.0, 4.0])}, {'a': jnp.array([3.0, 0.0])}):.2f}"
+        '0.60'
+    """
+    products = jax.tree.map(
+        lambda a, b: jnp.stack([(a * b).sum(), (a * a).sum(), (b * b).sum()]), left, right
+    )
+    inner, left_square, right_square = sum(jax.tree.leaves(products), start=jnp.zeros(3))
+    norm = jnp.sqrt(left_square) * jnp.sqrt(right_square)
+    return jnp.where(norm > 0, inner / jnp.where(norm > 0, norm, 1), 0)
+
+
+def alignment(estimated: PyTree, exact: PyTree) -> PyTree:
+    """Cosine between an estimate and the exact value, leaf by leaf: per tap, or per parameter.
+
+    Measure it against a large fixed batch: two gradients of one minibatch share its noise.
+
+    Args:
+        estimated: credit by tap name, or gradients like the parameters.
+        exact: the exact ones, of the same structure.
+
+    Returns:
+        A scalar in place of each leaf.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import alignment
+        >>> f"{alignment({'hidden': jnp.ones(2)}, {'hidden': -jnp.ones(2)})['hidden']:.1f}"
+        '-1.0'
+    """
+    return jax.tree.map(cosine, estimated, exact)
+
+
+def jacobian_share(jacobian: Array, basis: Array | None) -> Array:
+    """Share alpha = |J P|^2 / |J|^2 of a Jacobian's squared norm inside a subspace.
+
+    Noise correlation in the subspace aligns better than isotropic when alpha > d/n.
+
+    Args:
+        jacobian: [..., o, n].
+        basis: U, [n, d], or None for all directions.
+
+    Returns:
+        A scalar from 0 to 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import jacobian_share
+        >>> f"{jacobian_share(jnp.array([[3.0, 4.0]]), jnp.array([[1.0], [0.0]])):.2f}"
+        '0.36'
+    """
+    return (project(basis, jacobian) ** 2).sum() / (jacobian**2).sum()
+
+
+def participation_ratio(activity: Array) -> Array:
+    """Effective dimension of activity: (sum of variances)^2 / sum of squared variances.
+
+    Args:
+        activity: [B, n].
+
+    Returns:
+        A scalar from 1 to min(B - 1, n).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.diagnostics import participation_ratio
+        >>> square = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> float(participation_ratio(square))
+        2.0
+    """
+    centred = activity - activity.mean(axis=0)[None]
+    gram = centred.T @ centred if activity.shape[1] < len(activity) else centred @ centred.T
+    return jnp.trace(gram) ** 2 / (gram**2).sum()
+
+
+def _tap_pullback(
+    apply_fn: ApplyFn, params: Params, inputs: Inputs
+) -> tuple[Array, Callable[[Array], tuple[Activations]]]:
+    """The outputs, and the map from their cotangent to that of every tapped activation."""
+    shapes = tap_shapes(apply_fn, params, inputs)
+    zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    return jax.vjp(lambda noise: run(apply_fn, params, inputs, noise=noise)[0], zeros)

@@ -1,0 +1,254 @@
+"""The named perturbation methods, each a composition that gives an `Estimator`."""
+
+from nmnc_jax.credit import feedback_credit, losses_and_error
+from nmnc_jax.feedback import learned_feedback, random_feedback
+from nmnc_jax.general import NoiseCorrelationState, noise_correlation
+from nmnc_jax.probes import Probe
+from nmnc_jax.subspace import isotropic, pca
+from nmnc_jax.taps import no_tap, tap_shapes, unflatten
+from nmnc_jax.types import (
+    Activations,
+    ApplyFn,
+    Batch,
+    Estimator,
+    LossFn,
+    Params,
+    Rank,
+)
+
+
+def nmnc(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    rank: Rank,
+    probe: Probe = Probe(),  # noqa: B008 (frozen)
+    feedback_decay: float = 0.9,
+    update_every: int = 1,
+    basis_update_every: int = 10,
+    basis_decay: float = 0.95,
+) -> Estimator:
+    """Neural manifold noise correlation: learned feedback from noise in the principal components.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        rank: dimension d of the manifold, one for all taps or a dict by tap name.
+        probe: the perturbations.
+        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        update_every: steps between feedback updates; the credit is computed in every step.
+        basis_update_every: steps between updates of the principal components.
+        basis_decay: weight of earlier activity at each such update.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState`.
+
+    Raises:
+        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
+
+    Source:
+        Kang, Richards and Sabatini 2026 (arXiv 2601.02636).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax import nmnc
+        >>> def model(params, inputs, tap):
+        ...     return tap("hidden", jnp.tanh(inputs @ params["in"])) @ params["out"]
+        >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+        >>> batch = jnp.ones((5, 3)), jnp.zeros((5, 2))
+        >>> squared_error = lambda outputs, targets: ((outputs - targets) ** 2).sum(-1)
+        >>> estimator = nmnc(model, squared_error, rank=2)
+        >>> state = estimator.init(params, batch)
+        >>> gradients, state, info = estimator.estimate(jax.random.key(0), params, batch, state)
+        >>> jax.tree.map(jnp.shape, gradients)
+        {'in': (3, 4), 'out': (4, 2)}
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=pca(rank, update_every=basis_update_every, decay=basis_decay),
+        readout="output",
+        probe=probe,
+        feedback=learned_feedback(feedback_decay, update_every=update_every),
+    )
+
+
+def vnc(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    probe: Probe = Probe(),  # noqa: B008 (frozen)
+    feedback_decay: float = 0.9,
+    update_every: int = 1,
+) -> Estimator:
+    """Vanilla noise correlation: learned feedback from isotropic noise.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        probe: the perturbations.
+        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        update_every: steps between feedback updates.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState`.
+
+    Raises:
+        ValueError: as `noise_correlation` and `learned_feedback` do.
+
+    Source:
+        Kang, Richards and Sabatini 2026 (arXiv 2601.02636).
+
+    Example:
+        >>> from nmnc_jax import Probe, vnc
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = vnc(model, lambda outputs, targets: (outputs - targets) ** 2,
+        ...                 probe=Probe(num=1, difference="jvp"))
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic(),
+        readout="output",
+        probe=probe,
+        feedback=learned_feedback(feedback_decay, update_every=update_every),
+    )
+
+
+def node_perturbation(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    probe: Probe = Probe(),  # noqa: B008 (frozen)
+    rank: Rank | None = None,
+) -> Estimator:
+    """Node perturbation: noise correlated with each example's own loss; no feedback weights.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        probe: the perturbations.
+        rank: perturb in the manifold of this dimension; None perturbs isotropically.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState` without feedback.
+
+    Raises:
+        ValueError: as `noise_correlation` and `pca` do.
+
+    Example:
+        >>> from nmnc_jax import node_perturbation
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = node_perturbation(model, lambda outputs, targets: outputs.sum(-1), rank=4)
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic() if rank is None else pca(rank),
+        readout="loss",
+        probe=probe,
+        feedback=None,
+    )
+
+
+def forward_gradient(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    probe: Probe = Probe(difference="jvp"),  # noqa: B008 (frozen)
+    rank: Rank | None = None,
+) -> Estimator:
+    """Activity-perturbing forward gradient: node perturbation by exact directional derivatives.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        probe: the perturbations; their difference must be "jvp".
+        rank: perturb in the manifold of this dimension; None perturbs isotropically.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState` without feedback.
+
+    Raises:
+        ValueError: if the probe's difference is not "jvp", or as `node_perturbation` does.
+
+    Source:
+        Ren, Kornblith, Liao and Hinton 2023 (arXiv 2210.03310), activity perturbation.
+
+    Example:
+        >>> from nmnc_jax import Probe, forward_gradient
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = forward_gradient(model, lambda outputs, targets: outputs.sum(-1),
+        ...                              probe=Probe(num=1, difference="jvp"))
+    """
+    if probe.difference != "jvp":
+        raise ValueError(f"probe.difference is {probe.difference!r}; forward_gradient takes 'jvp'")
+    return node_perturbation(apply_fn, loss_fn, probe=probe, rank=rank)
+
+
+def direct_feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0) -> Estimator:
+    """Direct feedback alignment: the output error sent to each tap through fixed random weights.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        seed: of the feedback weights.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
+
+    Raises:
+        ValueError: as `noise_correlation` does.
+
+    Source:
+        Nokland 2016 (arXiv 1609.01596).
+
+    Example:
+        >>> from nmnc_jax import direct_feedback_alignment
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = direct_feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic(),
+        readout="output",
+        probe=Probe(num=1),
+        feedback=random_feedback(seed=seed),
+    )
+
+
+def credit_from_state(
+    apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch, state: NoiseCorrelationState
+) -> Activations:
+    """Computes the credit that the feedback in `state` gives on a batch, without new probes.
+
+    Use it to measure alignment on a large fixed batch.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        params: the model's parameters.
+        batch: (inputs, targets), of any size.
+        state: state of an estimator with the `output` readout.
+
+    Returns:
+        Tap name to credit for the batch-mean loss, in the activation's shape.
+
+    Raises:
+        ValueError: if the state holds no feedback.
+    """
+    if not state.feedback:
+        raise ValueError("state holds no feedback; it takes the state of an `output` readout")
+    inputs, targets = batch
+    outputs = apply_fn(params, inputs, no_tap)
+    _, error = losses_and_error(loss_fn, outputs, targets)
+    error = error.reshape(len(error), -1)
+    credit = {}
+    for name, shape in tap_shapes(apply_fn, params, inputs).items():
+        coordinates = state.feedback[name].coordinates
+        rows = feedback_credit(
+            coordinates, state.subspace[name].basis, error.astype(coordinates.dtype)
+        )
+        credit[name] = unflatten(shape, rows).astype(shape.dtype)
+    return credit

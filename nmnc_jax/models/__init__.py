@@ -1,0 +1,6 @@
+"""Models with taps, in Flax Linen: ``module.apply`` is the library's ``apply_fn``."""
+
+from nmnc_jax.models.conv import ConvNet
+from nmnc_jax.models.mlp import MLP
+
+__all__ = ["MLP", "ConvNet"]
