@@ -9,7 +9,8 @@ from nmnc_jax.checks import check_count, check_finite, check_precision, check_si
 from nmnc_jax.correlate import mean_over_probes
 from nmnc_jax.credit import losses_and_error
 from nmnc_jax.general import info_from
-from nmnc_jax.taps import no_tap, run, tap_shapes
+from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.taps import no_tap, run
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator, Info, LossFn, Params
 
 

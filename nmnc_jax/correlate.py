@@ -8,16 +8,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from nmnc_jax.probes import Probe, coordinates, draw, linear_response
-from nmnc_jax.subspace import lift
-from nmnc_jax.taps import TapShape, unflatten
+from nmnc_jax.shapes import TapShape, unflatten
+from nmnc_jax.subspace import dimension_of, lift
+from nmnc_jax.taps import Tap
 from nmnc_jax.types import Activations, Array
 
 
 def correlations(
-    respond: Callable[[Activations], Array],
+    forward: Callable[[Tap], Array],
     *,
     key: Array,
     probe: Probe,
+    clean: Activations,
     shapes: dict[str, TapShape],
     bases: dict[str, Array | None],
     scales: dict[str, Array],
@@ -26,9 +28,10 @@ def correlations(
     """Correlates probe coordinates at each tap with the network's response to them.
 
     Args:
-        respond: noise by tap name to the response, [B, r]: the outputs, or the losses with r = 1.
+        forward: a tap to the response, [B, r]: the outputs, or the losses with r = 1.
         key: split once per tap, in the order of `shapes`.
         probe: number, kind, difference, scope and chunk of the probes.
+        clean: activations of the clean pass, by tap name.
         shapes: the taps to probe.
         bases: tap name to basis [n, d], or None for all n directions.
         scales: tap name to the size of one coordinate, in units of the activity.
@@ -42,78 +45,55 @@ def correlations(
         >>> import jax, jax.numpy as jnp
         >>> from nmnc_jax import Probe
         >>> from nmnc_jax.correlate import correlations
-        >>> from nmnc_jax.taps import TapShape
-        >>> jacobian = jnp.array([[1.0, 2.0, 3.0]])
+        >>> from nmnc_jax.shapes import tap_shapes
+        >>> jacobian, x = jnp.array([[1.0, 2.0, 3.0]]), jnp.zeros((1, 3))
+        >>> model = lambda params, inputs, tap: tap("x", inputs) @ params.T
         >>> estimate = correlations(
-        ...     lambda noise: noise["x"] @ jacobian.T,
+        ...     lambda tap: model(jacobian, x, tap),
         ...     key=jax.random.key(0), probe=Probe(num=3, kind="orthogonal", difference="jvp"),
-        ...     shapes={"x": TapShape((1, 3), jnp.dtype("float32"), 0)},
+        ...     clean={"x": x}, shapes=tap_shapes(model, jacobian, x),
         ...     bases={"x": None}, scales={"x": jnp.ones(())}, pooled=True)
         >>> bool(jnp.allclose(estimate["x"], jacobian, atol=1e-5))
         True
     """
-    names = list(shapes)
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-    groups = [names] if probe.scope == "all_taps" else [[name] for name in names]
-    estimates = {}
-    for group in groups:
-        estimates |= _probe_together(
-            respond,
-            {name: keys[name] for name in group},
-            probe=probe,
-            shapes={name: shapes[name] for name in group},
-            bases=bases,
-            scales=scales,
-            pooled=pooled,
-        )
-    return estimates
-
-
-def _probe_together(
-    respond: Callable[[Activations], Array],
-    keys: dict[str, Array],
-    *,
-    probe: Probe,
-    shapes: dict[str, TapShape],
-    bases: dict[str, Array | None],
-    scales: dict[str, Array],
-    pooled: bool,
-) -> dict[str, Array]:
-    """Estimates the correlations of taps that are perturbed in the same passes."""
-    sizes = {}
-    for name, shape in shapes.items():
-        basis = bases[name]
-        sizes[name] = (shape.batch, shape.units if basis is None else basis.shape[1])
+    keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
+    dimensions = {name: dimension_of(bases[name], shapes[name].units) for name in shapes}
     dtypes = {name: jnp.promote_types(s.dtype, jnp.float32) for name, s in shapes.items()}
-    zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    change = linear_response(respond, zeros, probe)
 
-    def one_probe(drawn: dict[str, Array]) -> dict[str, Array]:
-        z = {}
-        for name, (batch, dimension) in sizes.items():
-            z[name] = coordinates(drawn[name], probe, batch, dimension, dtypes[name])
-        noise = {
-            name: unflatten(shape, scales[name] * lift(bases[name], z[name])).astype(shape.dtype)
-            for name, shape in shapes.items()
-        }
-        response = change(noise)
-        correlated = {}
-        for name in shapes:
-            dy = response.astype(dtypes[name]) / scales[name]
-            correlated[name] = dy.T @ z[name] / len(dy) if pooled else dy * z[name]
-        return correlated
+    def probe_together(names: list[str]) -> dict[str, Array]:
+        change = linear_response(forward, names, probe, clean=clean, shapes=shapes)
 
-    draws = {}
-    for name, (batch, dimension) in sizes.items():
-        draws[name] = draw(
-            keys[name],
-            probe,
-            batch=batch,
-            dimension=dimension,
-            dtype=dtypes[name],
-            pooled=pooled,
-        )
-    return mean_over_probes(one_probe, draws, probe.num, probe.chunk_size())
+        def one_probe(drawn: dict[str, Array]) -> dict[str, Array]:
+            z, noise = {}, {}
+            for name in names:
+                shape, basis = shapes[name], bases[name]
+                z[name] = coordinates(
+                    drawn[name], probe, shape.batch, dimensions[name], dtypes[name]
+                )
+                rows = scales[name] * lift(basis, z[name])
+                noise[name] = unflatten(shape, rows).astype(shape.dtype)
+            response = change(noise)
+            correlated = {}
+            for name in names:
+                dy = response.astype(dtypes[name]) / scales[name]
+                correlated[name] = dy.T @ z[name] / len(dy) if pooled else dy * z[name]
+            return correlated
+
+        draws = {}
+        for name in names:
+            draws[name] = draw(
+                keys[name],
+                probe,
+                batch=shapes[name].batch,
+                dimension=dimensions[name],
+                dtype=dtypes[name],
+                pooled=pooled,
+            )
+        return mean_over_probes(one_probe, draws, probe.num, probe.chunk_size())
+
+    if probe.scope == "all_taps":
+        return probe_together(list(shapes))
+    return {name: probe_together([name])[name] for name in shapes}
 
 
 def mean_over_probes(one_probe: Callable[[Any], Any], draws: Any, num: int, chunk: int) -> Any:

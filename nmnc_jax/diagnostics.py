@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.credit import losses_and_error
+from nmnc_jax.shapes import flatten, tap_shapes
 from nmnc_jax.subspace import project
-from nmnc_jax.taps import flatten, no_tap, run, tap_shapes
+from nmnc_jax.taps import no_tap, run
 from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params, PyTree
 
 

@@ -4,8 +4,9 @@ from nmnc_jax.credit import feedback_credit, losses_and_error
 from nmnc_jax.feedback import learned_feedback, random_feedback
 from nmnc_jax.general import NoiseCorrelationState, noise_correlation
 from nmnc_jax.probes import Probe
+from nmnc_jax.shapes import tap_shapes, unflatten
 from nmnc_jax.subspace import isotropic, pca
-from nmnc_jax.taps import no_tap, tap_shapes, unflatten
+from nmnc_jax.taps import no_tap
 from nmnc_jax.types import (
     Activations,
     ApplyFn,

@@ -11,8 +11,9 @@ from nmnc_jax.correlate import correlations
 from nmnc_jax.credit import feedback_credit, local_gradients, losses_and_error
 from nmnc_jax.feedback import Feedback, FeedbackState, rotate
 from nmnc_jax.probes import Probe
-from nmnc_jax.subspace import Subspace, SubspaceState, lift
-from nmnc_jax.taps import TapShape, flatten, no_tap, run, tap_shapes, unflatten
+from nmnc_jax.shapes import TapShape, flatten, tap_shapes, unflatten
+from nmnc_jax.subspace import Subspace, SubspaceState, dimension_of, lift
+from nmnc_jax.taps import Tap, no_tap, run
 from nmnc_jax.types import (
     Activations,
     ApplyFn,
@@ -106,8 +107,7 @@ def noise_correlation(
         if feedback is not None:
             keys = jax.random.split(jax.random.key(feedback.seed), len(shapes))
             for key, name in zip(keys, shapes, strict=True):
-                basis = subspaces[name].basis
-                dimension = shapes[name].units if basis is None else basis.shape[1]
+                dimension = dimension_of(subspaces[name].basis, shapes[name].units)
                 feedbacks[name] = feedback.init(key, outputs[0].size, dimension, rows[name].dtype)
         return NoiseCorrelationState(jnp.zeros((), jnp.int32), subspaces, feedbacks)
 
@@ -122,17 +122,17 @@ def noise_correlation(
         state = _move_subspaces(subspace, state, rows)
         bases = {name: state.subspace[name].basis for name in shapes}
 
-        def respond(noise: Activations) -> Array:
-            outputs = run(apply_fn, params, inputs, noise=noise)[0]
-            return (loss_fn(outputs, targets) if readout == "loss" else outputs).reshape(
-                len(outputs), -1
-            )
+        def forward(tap: Tap) -> Array:
+            outputs = apply_fn(params, inputs, tap)
+            response = loss_fn(outputs, targets) if readout == "loss" else outputs
+            return response.reshape(len(outputs), -1)
 
         def correlate() -> dict[str, Array]:
             return correlations(
-                respond,
+                forward,
                 key=key,
                 probe=probe,
+                clean=activations,
                 shapes=shapes,
                 bases=bases,
                 scales={name: _coordinate_size(rows[name], bases[name]) for name in shapes},
@@ -224,7 +224,7 @@ def _coordinate_size(rows: Array, basis: Array | None) -> Array:
 
     The energy of a perturbation is then the same in a subspace of any dimension.
     """
-    dimension = rows.shape[1] if basis is None else basis.shape[1]
+    dimension = dimension_of(basis, rows.shape[1])
     rms = jnp.sqrt(jnp.mean(rows**2))
     return jnp.where(rms > 0, rms, 1) * (rows.shape[1] / dimension) ** 0.5
 

@@ -1,13 +1,15 @@
 """Probes: random coordinates from one key, and how a network's response to them is measured."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from nmnc_jax.checks import check_count, check_sigma
+from nmnc_jax.shapes import TapShape
+from nmnc_jax.taps import Tap
 from nmnc_jax.types import Activations, Array, DType
 
 Kind = Literal["gaussian", "rademacher", "orthogonal"]
@@ -117,31 +119,45 @@ def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
 
 
 def linear_response(
-    respond: Callable[[Activations], Array], zeros: Activations, probe: Probe
+    forward: Callable[[Tap], Array],
+    perturbed: Sequence[str],
+    probe: Probe,
+    *,
+    clean: Activations,
+    shapes: Mapping[str, TapShape],
 ) -> Callable[[Activations], Array]:
     """Builds the map from a perturbation to the change of the response per unit of it.
 
+    What lies before the first perturbed tap is taken from the clean pass: finite differences replay
+    it; under "jvp" every tap is pinned to its clean value, so that the compiler recognises each
+    stage as the one it has computed already.
+
     Args:
-        respond: noise by tap name to the network's response, [B, r].
-        zeros: noise of zeros, the point at which the network is probed.
+        forward: a tap to the network's response, [B, r].
+        perturbed: names of the taps that are perturbed together.
         probe: which difference, and sigma.
+        clean: activations of the clean pass, by tap name.
+        shapes: shapes of all taps.
 
     Returns:
         A function of the noise xi (of the size of the activity) that returns J xi, [B, r]: exactly
         for "jvp", to finite-difference error otherwise.
     """
+    # A tap inside a scan also stands after every other tap of the scan.
+    known = {name: clean[name] for name, shape in shapes.items() if shape.batch_axis == 0}
     if probe.difference == "jvp":
-        return jax.linearize(respond, zeros)[1]
+        zeros = {name: jnp.zeros_like(clean[name]) for name in perturbed}
+        return jax.linearize(lambda noise: forward(Tap(noise, pinned=known)), zeros)[1]
 
-    def scaled(noise: Activations, factor: float) -> Activations:
-        return {name: factor * value for name, value in noise.items()}
+    first = min(shapes[name].order for name in perturbed)
+    replay = {name: known[name] for name in known if shapes[name].order <= first}
 
+    def respond(noise: Activations, factor: float) -> Array:
+        noise = {name: factor * value for name, value in noise.items()}
+        return forward(Tap(noise, replay=replay))
+
+    sigma = probe.sigma
     if probe.difference == "forward":
-        clean = respond(zeros)
-        return lambda noise: (respond(scaled(noise, probe.sigma)) - clean) / probe.sigma
-
-    def central(noise: Activations) -> Array:
-        ahead, behind = respond(scaled(noise, probe.sigma)), respond(scaled(noise, -probe.sigma))
-        return (ahead - behind) / (2 * probe.sigma)
-
-    return central
+        baseline = forward(Tap(replay=replay))
+        return lambda noise: (respond(noise, sigma) - baseline) / sigma
+    return lambda noise: (respond(noise, sigma) - respond(noise, -sigma)) / (2 * sigma)

@@ -218,6 +218,11 @@ def pca(rank: Rank, *, update_every: int = 10, decay: float = 0.95) -> Subspace:
     return Subspace(init, update, update_every)
 
 
+def dimension_of(basis: Array | None, units: int) -> int:
+    """Dimension d of a subspace of n units."""
+    return units if basis is None else basis.shape[1]
+
+
 def rank_of(rank: Rank, name: str, units: int) -> int:
     """Looks up a tap's rank and checks it against the tap's units."""
     if isinstance(rank, Mapping):

@@ -1,13 +1,14 @@
 """The tap: one hook in the forward function that gives every reading of the network."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nmnc_jax.types import Activations, ApplyFn, Array, DType, Inputs, Params
+from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, Params
 
 
 class TapLike(Protocol):
@@ -41,17 +42,42 @@ no_tap: TapLike = _NoTap()
 """Pass this as a model's ``tap`` to use it as an ordinary model."""
 
 
+@jax.custom_jvp
+def _pin(activation: Array, value: Array) -> Array:
+    """Returns `value`, with the derivative of `activation`."""
+    del activation
+    return value
+
+
+@_pin.defjvp
+def _pin_derivative(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
+    return primals[1], tangents[0]
+
+
 class Tap:
     """A recording tap, alive during one trace of the forward function.
 
     Args:
         noise: tap name to the array that is added to that activation.
         cut: whether gradients stop at each tap (after it is recorded).
+        replay: tap name to the value that stands in for that activation, so that nothing before the
+            tap has to be computed.
+        pinned: tap name to the value that the activation is known to have; its derivative stays
+            that of the activation.
     """
 
-    def __init__(self, noise: Mapping[str, Array], cut: bool):
+    def __init__(
+        self,
+        noise: Mapping[str, Array] = MappingProxyType({}),
+        *,
+        cut: bool = False,
+        replay: Mapping[str, Array] = MappingProxyType({}),
+        pinned: Mapping[str, Array] = MappingProxyType({}),
+    ):
         self.noise = noise
         self.cut = cut
+        self.replay = replay
+        self.pinned = pinned
         self.activations: Activations = {}
         self.time_axes: dict[str, int] = {}
 
@@ -67,6 +93,7 @@ class Tap:
                 f"tap {name!r} got an activation of dtype {activation.dtype}; "
                 "it takes floating-point arrays"
             )
+        activation = self.replay.get(name, activation)
         if name in self.noise:
             noise = jnp.asarray(self.noise[name])
             if noise.shape != activation.shape:
@@ -75,6 +102,8 @@ class Tap:
                     f"it takes the activation's shape {activation.shape}"
                 )
             activation = activation + noise.astype(activation.dtype)
+        if name in self.pinned:
+            activation = _pin(activation, self.pinned[name])
         self._record(name, activation, time_axes=0)
         return lax.stop_gradient(activation) if self.cut else activation
 
@@ -93,7 +122,7 @@ class Tap:
             leading time axis, and take noise with that axis.
         """
         length = jax.tree.leaves(xs)[0].shape[0]
-        inside = Tap({}, self.cut)
+        inside = Tap()
         jax.eval_shape(
             lambda carry, xs: body(carry, jax.tree.map(lambda leaf: leaf[0], xs), inside), carry, xs
         )
@@ -108,7 +137,7 @@ class Tap:
 
         def step(carry, slices):
             x, noise_now = slices
-            tap = Tap(noise_now, self.cut)
+            tap = Tap(noise_now, cut=self.cut)
             carry, y = body(carry, x, tap)
             return carry, (y, tap.activations)
 
@@ -159,7 +188,7 @@ def run(
         >>> outputs.shape, activations["hidden"].shape
         ((5, 2), (5, 4))
     """
-    tap = Tap(noise or {}, cut)
+    tap = Tap(noise or {}, cut=cut)
     outputs = apply_fn(params, inputs, tap)
     unknown = sorted(set(tap.noise) - set(tap.activations))
     if unknown:
@@ -167,76 +196,3 @@ def run(
             f"noise names unknown taps {unknown}; the model has {sorted(tap.activations)}"
         )
     return outputs, tap.activations
-
-
-class TapShape(NamedTuple):
-    """Shape of one tap and the place of its batch axis (after the time axes of its scans)."""
-
-    shape: tuple[int, ...]
-    dtype: DType
-    batch_axis: int
-
-    @property
-    def batch(self) -> int:
-        """Number of examples, B."""
-        return self.shape[self.batch_axis]
-
-    @property
-    def units(self) -> int:
-        """Units per example, n; for a tap inside a scan, over all its time steps."""
-        count = 1
-        for axis, size in enumerate(self.shape):
-            count *= 1 if axis == self.batch_axis else size
-        return count
-
-
-def tap_shapes(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, TapShape]:
-    """Finds a model's taps, without computing anything.
-
-    Args:
-        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``.
-        params: the model's parameters.
-        inputs: the model's inputs, examples first.
-
-    Returns:
-        Tap name to `TapShape`, sorted by name (the fixed order in which keys are split).
-
-    Raises:
-        ValueError: if the model has no tap, its outputs are not one array with examples first, or
-            a tap's batch axis has another size than the outputs'.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from nmnc_jax.taps import tap_shapes
-        >>> model = lambda params, inputs, tap: tap("hidden", inputs * params)
-        >>> tap_shapes(model, jnp.ones(()), jnp.ones((5, 4, 4, 2)))["hidden"].units
-        32
-    """
-    tap = Tap({}, cut=False)
-    outputs = jax.eval_shape(lambda params, inputs: apply_fn(params, inputs, tap), params, inputs)
-    if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.ndim < 2:
-        raise ValueError(f"apply_fn returned {outputs}; it takes one array of outputs, [B, o]")
-    if not tap.activations:
-        raise ValueError("apply_fn has no tap; pass each hidden activation through tap(name, x)")
-    shapes = {}
-    for name in sorted(tap.activations):
-        activation = tap.activations[name]
-        shape = TapShape(activation.shape, activation.dtype, tap.time_axes[name])
-        if len(shape.shape) <= shape.batch_axis or shape.batch != outputs.shape[0]:
-            raise ValueError(
-                f"tap {name!r} has shape {shape.shape}; it takes one row per example "
-                f"({outputs.shape[0]} outputs) along axis {shape.batch_axis}"
-            )
-        shapes[name] = shape
-    return shapes
-
-
-def flatten(shape: TapShape, activation: Array) -> Array:
-    """Turns one tap's activation into a matrix with a row per example, [B, n]."""
-    return jnp.moveaxis(activation, shape.batch_axis, 0).reshape(shape.batch, -1)
-
-
-def unflatten(shape: TapShape, rows: Array) -> Array:
-    """Inverts `flatten`: [B, n] back to the activation's shape."""
-    others = tuple(s for axis, s in enumerate(shape.shape) if axis != shape.batch_axis)
-    return jnp.moveaxis(rows.reshape(shape.batch, *others), 0, shape.batch_axis)
