@@ -190,7 +190,8 @@ def _move_subspaces(
 
     # init has fitted the first basis, so step 0 is not due.
     due = (state.step > 0) & (state.step % subspace.update_every == 0)
-    return lax.cond(due, move, lambda state: state, state)
+    # A loop of no or one turn: its carry stays in place, where a conditional copies every basis.
+    return lax.fori_loop(0, due.astype(jnp.int32), lambda _, state: move(state), state)
 
 
 def _learn(

