@@ -1,1 +1,1 @@
-"""Training runs on real data: data sets, configurations, one training loop, comparisons, figures."""
+"""Training runs on real data: data sets, configurations, one training loop, figures."""

@@ -19,7 +19,7 @@ class Config:
     data: Literal["digits", "mnist5k", "photos"]
     """Data set."""
     model: Literal["mlp", "conv"]
-    """Architecture: dense layers, or strided 3x3 convolutions with GroupNorm and one dense layer."""
+    """Architecture: dense layers, or strided 3x3 convolutions with GroupNorm and a dense layer."""
     features: tuple[int, ...]
     """Hidden units of each dense layer (mlp) or channels of each convolution (conv)."""
     strides: tuple[int, ...] = ()

@@ -92,8 +92,8 @@ def batches(examples: int, batch: int, seed: int, first_step: int = 0) -> Iterat
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return bunch.images[..., None], bunch.target
+    images, targets = map(np.asarray, load_digits(return_X_y=True))
+    return images.reshape(-1, 8, 8, 1), targets
 
 
 def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +166,7 @@ def _patch(photo: np.ndarray, blocks: np.ndarray, random: np.random.Generator) -
 
 
 def _remove_cues(patches: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Permutes the channels or makes the patch grey, standardises it, draws a gain and an offset."""
+    """Permutes the channels or makes the patch grey; standardises it; draws gain and offset."""
     changed = np.empty_like(patches)
     for place, patch in enumerate(patches):
         grey = np.repeat(patch.mean(axis=2, keepdims=True), 3, axis=2)

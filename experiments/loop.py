@@ -17,7 +17,7 @@ from nmnc_jax.diagnostics import alignment, cosine, exact_credit, exact_gradient
 from nmnc_jax.general import NoiseCorrelationState
 from nmnc_jax.models import MLP, ConvNet
 from nmnc_jax.shapes import tap_shapes
-from nmnc_jax.types import Array, Batch, Estimator
+from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
 
 loss_fn = optax.softmax_cross_entropy_with_integer_labels
 
@@ -54,10 +54,11 @@ def build_model(config: Config, classes: int) -> MLP | ConvNet:
 def make_trainer(config: Config, data: Dataset) -> Trainer:
     """Builds the run that a configuration describes, on a data set."""
     model = build_model(config, data.classes)
+    apply_fn: ApplyFn = model.apply
     sample = jnp.asarray(data.train_inputs[: config.batch])
     template = jax.eval_shape(model.init, jax.random.key(0), sample)
-    shapes = tap_shapes(model.apply, template, sample)
-    estimator = build_estimator(config, model.apply, loss_fn, shapes)
+    shapes = tap_shapes(apply_fn, template, sample)
+    estimator = build_estimator(config, apply_fn, loss_fn, shapes)
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     optimiser = optax.adam(schedule)
 
@@ -68,7 +69,6 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         batch = jnp.asarray(data.train_inputs[first]), jnp.asarray(data.train_targets[first])
         return TrainState(params, optimiser.init(params), estimator.init(params, batch))
 
-    @jax.named_call
     def train_step(state, key, inputs, targets, indices):
         batch = inputs[indices], targets[indices]
         gradients, estimated, info = estimator.estimate(key, state.params, batch, state.estimator)
@@ -76,8 +76,8 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, optimised, estimated), info.loss
 
-    evaluate = jax.jit(lambda params, inputs: model.apply(params, inputs, no_tap).argmax(axis=-1))
-    compare = jax.jit(_alignments(config, model.apply, estimator))
+    evaluate = jax.jit(lambda params, inputs: jnp.argmax(apply_fn(params, inputs, no_tap), -1))
+    compare = jax.jit(_alignments(config, apply_fn, estimator))
     fixed = slice(0, config.alignment_batch)
     order = np.random.default_rng(0).permutation(len(data.train_inputs))[fixed]
     large = jnp.asarray(data.train_inputs[order]), jnp.asarray(data.train_targets[order])

@@ -22,7 +22,7 @@ Activations = dict[str, Array]
 Rank = int | Mapping[str, int]
 """Subspace dimension d, one for every tap or one by tap name."""
 
-ApplyFn = Callable[..., Array]
+ApplyFn = Callable[..., Any]
 """apply_fn(params, inputs, tap) -> outputs [B, o]."""
 LossFn = Callable[[Array, Any], Array]
 """loss_fn(outputs, targets) -> one loss per example, [B]."""

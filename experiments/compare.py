@@ -1,0 +1,143 @@
+"""Trains several methods alike: ``python -m experiments.compare CONFIG [--estimators ...]``."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import figures
+from experiments.command import Reporter, open_directory, parse, run_command, write_json
+from experiments.config import Config, UserError
+from experiments.cost import step_costs
+from experiments.data import load
+from experiments.methods import check_method
+from experiments.train import run_into
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of `experiments.compare`."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    """The run that every method shares; `estimator` is set by `estimators`."""
+    estimators: tuple[str, ...] = ("backprop", "dfa", "vnc", "nmnc")
+    """Methods to compare, with the same data order and initial weights."""
+    seeds: int = 1
+    """Number of seeds, from `seed` on."""
+    out: Path | None = None
+    """New or empty directory for the results; by default one below runs/."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line and runs it."""
+    options = parse("experiments.compare", Options, arguments)
+    if options.seeds < 1:
+        raise UserError(f"seeds is {options.seeds}; it takes at least 1")
+    names = list(dict.fromkeys(check_method(name) for name in options.estimators))
+    options.config.check()
+    configs = {name: dataclasses.replace(options.config, estimator=name) for name in names}
+    directory = open_directory(options.out, f"compare-{options.config.data}")
+    write_json(
+        directory / "config.json",
+        {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
+    )
+    config = options.config
+    data = load(config.data, variant=config.variant, validation=config.validation)
+    console = Console()
+    reporter = Reporter(console)
+    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in names}
+    for seed in range(config.seed, config.seed + options.seeds):
+        for name in names:
+            run = dataclasses.replace(configs[name], seed=seed)
+            inside = directory / f"{name}-seed{seed}"
+            inside.mkdir()
+            summary, records = run_into(inside, run, data, reporter)
+            summaries[name].append(summary)
+            runs[name].append(records)
+    print("measuring the cost of a step, all methods in turn", flush=True)
+    costs = step_costs(configs, data)
+    rows = [_row(name, summaries[name], runs[name], costs[name]) for name in names]
+    _write_csv(directory / "comparison.csv", rows)
+    figures.draw_all(directory, runs, {name: costs[name] for name in names})
+    figures.draw_overview(directory / "comparison.png", runs, costs)
+    console.print(_table(rows))
+    print(f"figure: {directory / 'comparison.png'}")
+
+
+def _row(
+    name: str,
+    summaries: list[dict[str, Any]],
+    runs: list[list[dict[str, Any]]],
+    cost: dict[str, float],
+) -> dict[str, Any]:
+    """One method's line of the comparison."""
+    low, mean, high = figures.interval(np.array([[s["test_accuracy"]] for s in summaries]))
+    row: dict[str, Any] = {
+        "estimator": name,
+        "seeds": len(summaries),
+        "test_accuracy": float(mean[0]),
+        "interval_low": float(low[0]),
+        "interval_high": float(high[0]),
+        "probes": summaries[0]["probes"],
+        "step_milliseconds": cost["milliseconds"],
+        "over_backprop": cost["over_backprop"],
+    }
+    measured = ["gradient_alignment"] + [f"alignment_{t}" for t in runs[0][-1].get("alignment", {})]
+    for column in measured:
+        path = (column,) if column == "gradient_alignment" else ("alignment", column[10:])
+        row[column] = float(np.mean([_over_training(records, *path) for records in runs]))
+    return row
+
+
+def _over_training(records: list[dict[str, Any]], *path: str) -> float:
+    """Mean of a measurement over training, after the first step."""
+    values = []
+    for record in records[1:]:
+        value: Any = record
+        for part in path:
+            value = value[part]
+        values.append(value)
+    return float(np.mean(values))
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    taps = list(dict.fromkeys(c for row in rows for c in row if c.startswith("alignment_")))
+    table = Table(title="test accuracy (95 % interval over seeds); alignment (mean over training)")
+    for column in ("method", "test accuracy", "ms/step", "over backprop", "gradient"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for tap in taps:
+        table.add_column(tap.removeprefix("alignment_"), justify="right")
+    for row in rows:
+        accuracy = f"{row['test_accuracy']:.3f}"
+        if row["seeds"] > 1:
+            half = (row["interval_high"] - row["interval_low"]) / 2
+            accuracy += f" ± {half:.3f}"
+        table.add_row(
+            row["estimator"],
+            accuracy,
+            f"{row['step_milliseconds']:.1f}",
+            f"{row['over_backprop']:.2f}",
+            f"{row['gradient_alignment']:.2f}",
+            *(f"{row[tap]:.2f}" if tap in row else "" for tap in taps),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run_command(main)

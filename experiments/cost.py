@@ -1,0 +1,60 @@
+"""Time of a training step of each method over backpropagation's, interleaved in one run."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Config
+from experiments.data import Dataset
+from experiments.loop import make_trainer
+
+ROUNDS = 5
+
+
+def step_costs(configs: dict[str, Config], data: Dataset) -> dict[str, dict[str, float]]:
+    """Times blocks of steps, one method after another, in rounds.
+
+    A block spans whole periods of the feedback's and the basis's updates, so that their cost is in
+    it in the right share.
+
+    Args:
+        configs: method to its configuration.
+        data: the data set.
+
+    Returns:
+        Method to its median milliseconds per step, and the median, least and greatest ratio to
+        backpropagation within a round.
+    """
+    some = next(iter(configs.values()))
+    everyone = {"backprop": dataclasses.replace(some, estimator="backprop")} | configs
+    block = int(np.lcm(some.update_every, some.basis_update_every))
+    block *= max(1, 20 // block)
+    inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
+    indices = jnp.arange(some.batch)
+    key = jax.random.key(0)
+    trainers = {name: make_trainer(config, data) for name, config in everyone.items()}
+    states = {name: trainer.init(0) for name, trainer in trainers.items()}
+    times: dict[str, list[float]] = {name: [] for name in everyone}
+    for turn in range(ROUNDS + 1):
+        for name, trainer in trainers.items():
+            state = states[name]
+            start = time.perf_counter()
+            for step in range(block if turn else 1):
+                now = jax.random.fold_in(key, turn * block + step)
+                state, _ = trainer.step(state, now, inputs, targets, indices)
+            states[name] = jax.block_until_ready(state)
+            if turn:  # The first turn compiles.
+                times[name].append((time.perf_counter() - start) / block)
+    costs = {}
+    for name in configs:
+        ratios = np.array(times[name]) / np.array(times["backprop"])
+        costs[name] = {
+            "milliseconds": 1000 * float(np.median(times[name])),
+            "over_backprop": float(np.median(ratios)),
+            "least": float(ratios.min()),
+            "greatest": float(ratios.max()),
+        }
+    return costs
