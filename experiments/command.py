@@ -35,9 +35,10 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
     if not named and not {"-h", "--help"} & set(arguments):
         raise UserError(f"name a config: python -m {command} CONFIG; there are {', '.join(names)}")
     name = named[0] if named else names[0]
+    defaults: Any = options(config=load_config(name))
     parsed, unknown = tyro.cli(
         options,
-        default=options(config=load_config(name)),
+        default=defaults,
         args=list(arguments[len(named) :]),
         prog=f"python -m {command} {name if named else 'CONFIG'}",
         description=f"CONFIG is one of {', '.join(names)}. The defaults shown are those of {name}.",

@@ -99,13 +99,14 @@ def _alignments(config: Config, apply_fn: Any, estimator: Estimator) -> Callable
     def compare(state: TrainState, key: Array, batch: Batch, large: Batch) -> dict[str, Any]:
         params, memory = state.params, state.estimator
         exact = exact_gradient(apply_fn, loss_fn, params, large)
-        gradients, _, _ = estimator.estimate(key, params, batch, memory)
+        gradient_key, credit_key = jax.random.split(key)
+        gradients, _, _ = estimator.estimate(gradient_key, params, batch, memory)
         measured: dict[str, Any] = {"gradient_alignment": cosine(gradients, exact)}
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback:
                 credit = credit_from_state(apply_fn, loss_fn, params, large, memory)
             else:
-                credit = estimator.estimate(key, params, large, memory)[2].credit
+                credit = estimator.estimate(credit_key, params, large, memory)[2].credit
             exact_at_taps, _ = exact_credit(apply_fn, loss_fn, params, large)
             measured["alignment"] = alignment(credit, exact_at_taps)
         return measured

@@ -42,6 +42,8 @@ def check_finite(batch: Batch) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
-        if not bool(jnp.isfinite(leaf).all()):
+        with jax.ensure_compile_time_eval():
+            finite = bool(jnp.isfinite(leaf).all())
+        if not finite:
             part = ("inputs", "targets")[path[0].idx]
             raise ValueError(f"batch {part} hold a value that is not finite; they take finite ones")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nmnc_jax.probes import Probe, coordinates, draw, linear_response
-from nmnc_jax.shapes import TapShape, unflatten
+from nmnc_jax.shapes import TapShape, at_least_float32, unflatten
 from nmnc_jax.subspace import dimension_of, lift
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Activations, Array
@@ -58,7 +58,7 @@ def correlations(
     """
     keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
     dimensions = {name: dimension_of(bases[name], shapes[name].units) for name in shapes}
-    dtypes = {name: jnp.promote_types(s.dtype, jnp.float32) for name, s in shapes.items()}
+    dtypes = {name: at_least_float32(s.dtype) for name, s in shapes.items()}
 
     def probe_together(names: list[str]) -> dict[str, Array]:
         change = linear_response(forward, names, probe, clean=clean, shapes=shapes)

@@ -27,9 +27,11 @@ def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Ba
     Example:
         >>> import jax.numpy as jnp
         >>> from nmnc_jax.diagnostics import exact_gradient
-        >>> model = lambda params, inputs, tap: tap("hidden", inputs * params)
-        >>> exact_gradient(model, lambda y, t: y.sum(-1), jnp.ones(2), (jnp.ones((3, 2)), None))
-        Array([1., 1.], dtype=float32)
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs) @ params
+        >>> batch = jnp.ones((3, 2)), None
+        >>> exact_gradient(model, lambda y, t: y.sum(-1), jnp.ones((2, 1)), batch)
+        Array([[1.],
+               [1.]], dtype=float32)
     """
     inputs, targets = batch
 
@@ -56,9 +58,9 @@ def exact_credit(
     Example:
         >>> import jax.numpy as jnp
         >>> from nmnc_jax.diagnostics import exact_credit
-        >>> model = lambda params, inputs, tap: 3 * tap("hidden", inputs * params)
+        >>> model = lambda params, inputs, tap: 3 * tap("hidden", inputs @ params)
         >>> batch = jnp.ones((1, 2)), None
-        >>> exact_credit(model, lambda y, t: y.sum(-1), jnp.ones(2), batch)[0]["hidden"]
+        >>> exact_credit(model, lambda y, t: y.sum(-1), jnp.eye(2), batch)[0]["hidden"]
         Array([[3., 3.]], dtype=float32)
     """
     inputs, targets = batch

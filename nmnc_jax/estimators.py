@@ -238,6 +238,16 @@ def credit_from_state(
 
     Raises:
         ValueError: if the state holds no feedback.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax import credit_from_state, direct_feedback_alignment
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> loss_fn = lambda outputs, targets: outputs.sum(-1)
+        >>> params, batch = jnp.ones((3, 4)), (jnp.ones((5, 3)), None)
+        >>> state = direct_feedback_alignment(model, loss_fn).init(params, batch)
+        >>> credit_from_state(model, loss_fn, params, batch, state)["hidden"].shape
+        (5, 4)
     """
     if not state.feedback:
         raise ValueError("state holds no feedback; it takes the state of an `output` readout")

@@ -11,7 +11,7 @@ from nmnc_jax.correlate import correlations
 from nmnc_jax.credit import feedback_credit, local_gradients, losses_and_error
 from nmnc_jax.feedback import Feedback, FeedbackState, rotate
 from nmnc_jax.probes import Probe
-from nmnc_jax.shapes import TapShape, flatten, tap_shapes, unflatten
+from nmnc_jax.shapes import TapShape, at_least_float32, flatten, tap_shapes, unflatten
 from nmnc_jax.subspace import Subspace, SubspaceState, dimension_of, lift
 from nmnc_jax.taps import Tap, no_tap, run
 from nmnc_jax.types import (
@@ -215,7 +215,7 @@ def _learn(
 def _rows(shapes: dict[str, TapShape], activations: Activations) -> dict[str, Array]:
     """Activity as matrices [B, n] of at least float32."""
     return {
-        name: flatten(shape, activations[name]).astype(jnp.promote_types(shape.dtype, jnp.float32))
+        name: flatten(shape, activations[name]).astype(at_least_float32(shape.dtype))
         for name, shape in shapes.items()
     }
 

@@ -89,3 +89,8 @@ def unflatten(shape: TapShape, rows: Array) -> Array:
     """Inverts `flatten`: [B, n] back to the activation's shape."""
     others = tuple(s for axis, s in enumerate(shape.shape) if axis != shape.batch_axis)
     return jnp.moveaxis(rows.reshape(shape.batch, *others), 0, shape.batch_axis)
+
+
+def at_least_float32(dtype: DType) -> DType:
+    """The dtype in which activity is projected and correlated."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype

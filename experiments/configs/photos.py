@@ -10,4 +10,6 @@ config = Config(
     model="conv",
     features=(32, 32, 64),
     strides=(2, 2, 1),
+    basis_update_every=100,
+    basis_decay=0.7,
 )

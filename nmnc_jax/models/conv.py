@@ -41,7 +41,11 @@ class ConvNet(nn.Module):
         """Maps images [B, H, W, C] to outputs [B, o]."""
         x = inputs
         for layer, (channels, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            x = nn.Conv(channels, (3, 3), strides=stride, name=f"conv{layer}")(x)
+            # No bias: the normalisation has one.
+            convolution = nn.Conv(
+                channels, (3, 3), strides=stride, use_bias=False, name=f"conv{layer}"
+            )
+            x = convolution(x)
             x = nn.GroupNorm(num_groups=self.groups, name=f"norm{layer}")(x)
             x = tap(f"conv{layer}", nn.relu(x))
         x = nn.relu(nn.Dense(self.dense, name="dense")(x.reshape(len(x), -1)))

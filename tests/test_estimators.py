@@ -1,0 +1,329 @@
+"""Every estimator: one protocol, the scale of jax.grad, one compilation, one device or eight."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import nmnc_jax
+from nmnc_jax import Probe, credit_from_state, fixed_subspace, learned_feedback, nmnc
+from nmnc_jax.diagnostics import cosine, exact_credit, exact_gradient
+from tests.cases import (
+    CASES,
+    ESTIMATORS,
+    Case,
+    batch_of,
+    linear_case,
+    relative_error,
+    squared_error,
+    weights,
+)
+
+
+@pytest.mark.parametrize("case_name", CASES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_gradients_look_like_the_parameters(name, case_name):
+    case = CASES[case_name]()
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    state = estimator.init(case.params, case.batch)
+    gradients, after, info = jax.jit(estimator.estimate)(
+        jax.random.key(0), case.params, case.batch, state
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradients, case.params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    chex.assert_tree_all_finite(gradients)
+    outputs = case.apply_fn(case.params, case.batch[0], nmnc_jax.no_tap)
+    np.testing.assert_allclose(info.outputs, outputs, rtol=1e-4, atol=1e-5)
+    loss = squared_error(outputs, case.batch[1]).mean()
+    np.testing.assert_allclose(info.loss, loss, rtol=1e-5)
+    assert set(info.credit_norm) == set(info.credit)
+    for tap, norm in info.credit_norm.items():
+        np.testing.assert_allclose(norm, jnp.linalg.norm(info.credit[tap].reshape(-1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_same_key_same_answer_and_another_key_another(name):
+    case = CASES["dense"]()
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    state = estimator.init(case.params, case.batch)
+    estimate = jax.jit(estimator.estimate)
+    first, again, other = (
+        estimate(jax.random.key(seed), case.params, case.batch, state)[0] for seed in (0, 0, 1)
+    )
+    chex.assert_trees_all_equal(first, again)
+    changes = relative_error(other, first) > 1e-3
+    assert changes == (name not in ("backprop", "direct_feedback_alignment"))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_ten_steps_compile_once(name):
+    case = CASES["dense"]()
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    chex.clear_trace_counter()
+    estimate = jax.jit(chex.assert_max_traces(estimator.estimate, n=1))
+    state = estimator.init(case.params, case.batch)
+    params = case.params
+    for step in range(10):
+        gradients, state, _ = estimate(jax.random.key(step), params, case.batch, state)
+        params = optax.apply_updates(params, jax.tree.map(lambda g: -1e-3 * g, gradients))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_eight_devices_equal_one(name):
+    case = CASES["strided convolution"]()._replace(batch=batch_of((16, 8, 8, 2)))
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    state = estimator.init(case.params, case.batch)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put(case.batch, NamedSharding(mesh, PartitionSpec("data")))
+    estimate = jax.jit(estimator.estimate)
+    one, _, _ = estimate(jax.random.key(0), case.params, case.batch, state)
+    eight, _, _ = estimate(jax.random.key(0), case.params, sharded, state)
+    exact_by_jvp = name not in ("node_perturbation", "weight_perturbation")
+    # Finite differences amplify the rounding of the sums.
+    assert relative_error(jax.device_get(eight), jax.device_get(one)) < (
+        1e-5 if exact_by_jvp else 5e-3
+    )
+
+
+def whole_frame_gradient(case, *, num, batch, sigma, difference, chunk=None, readout="output"):
+    """One step's gradient by orthogonal probes over whole frames: no variance is left."""
+    probe = Probe(num=num, kind="orthogonal", difference=difference, sigma=sigma, chunk=chunk)
+    subspace = fixed_subspace({"first": jnp.eye(8), "second": jnp.eye(8)})
+    estimator = nmnc_jax.noise_correlation(
+        case.apply_fn,
+        squared_error,
+        subspace=subspace,
+        readout=readout,
+        probe=probe,
+        feedback=learned_feedback(0.0) if readout == "output" else None,
+    )
+    state = estimator.init(case.params, batch)
+    return jax.jit(estimator.estimate)(jax.random.key(0), case.params, batch, state)[0]
+
+
+def eight_unit_case():
+    params = weights(1, **{"in": (5, 8), "middle": (8, 8), "out": (8, 3)})
+    return Case(linear_case().apply_fn, params, batch_of((4, 5)))
+
+
+SCALES = [(1e-1, "central"), (1e-2, "forward"), (1, "jvp")]
+
+
+@pytest.mark.parametrize("size", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("sigma", "difference"), [(1e-1, "central"), (1e-2, "forward"), (1, "jvp")]
+)
+def test_scale_is_that_of_the_batch_mean_gradient(size, sigma, difference):
+    """Whatever sigma, number of probes, batch and chunk: the gradient of jax.grad."""
+    case = eight_unit_case()
+    batch = batch_of((size, 5))
+    exact = exact_gradient(case.apply_fn, squared_error, case.params, batch)
+    for num, chunk in ((8, None), (16, 4)):
+        got = whole_frame_gradient(
+            case, num=num, batch=batch, sigma=sigma, difference=difference, chunk=chunk
+        )
+        assert relative_error(got, exact) < (1e-5 if difference == "jvp" else 2e-3)
+
+
+@pytest.mark.parametrize("num", [8, 16])
+def test_loss_readout_has_the_scale_of_the_batch_mean_gradient(num):
+    case = eight_unit_case()
+    got = whole_frame_gradient(
+        case, num=num, batch=case.batch, sigma=1e-3, difference="jvp", readout="loss"
+    )
+    exact = exact_gradient(case.apply_fn, squared_error, case.params, case.batch)
+    assert relative_error(got, exact) < 1e-5
+
+
+def test_node_perturbation_keeps_each_examples_own_gradient():
+    """mean(g x h), not mean(g) x mean(h): examples whose gradients cancel still teach."""
+    case = eight_unit_case()
+    inputs = jnp.concatenate([jnp.ones((1, 5)), -jnp.ones((1, 5))])
+    outputs = case.apply_fn(case.params, inputs, nmnc_jax.no_tap)
+    batch = inputs, jnp.concatenate([outputs[:1] - 1, outputs[1:] + 1])
+    got = whole_frame_gradient(
+        case, num=8, batch=batch, sigma=1e-3, difference="jvp", readout="loss"
+    )
+    exact = exact_gradient(case.apply_fn, squared_error, case.params, batch)
+    assert float(jnp.abs(exact["in"]).max()) > 0.1
+    assert relative_error(got, exact) < 1e-5
+
+
+def test_feedback_survives_the_move_of_the_basis():
+    """A basis that spans everything may turn as it likes: the feedback matrix stays."""
+    case = CASES["residual"]()
+    estimator = nmnc(
+        case.apply_fn,
+        squared_error,
+        rank=6,
+        probe=Probe(num=4, difference="jvp"),
+        update_every=1000,
+        basis_update_every=3,
+    )
+    state = estimator.init(case.params, case.batch)
+    matrices, bases = [], []
+    for step in range(5):
+        batch = batch_of((4, 5), seed=step)
+        _, state, _ = jax.jit(estimator.estimate)(jax.random.key(step), case.params, batch, state)
+        basis = state.subspace["block0"].basis
+        matrices.append(state.feedback["block0"].coordinates @ basis.T)
+        bases.append(basis)
+    np.testing.assert_array_equal(bases[0], bases[2])
+    assert np.abs(bases[3] - bases[2]).max() > 0.01
+    for matrix in matrices[1:]:
+        np.testing.assert_allclose(matrix, matrices[0], atol=1e-5)
+
+
+def test_feedback_is_refreshed_at_its_interval_and_credit_in_every_step():
+    case = CASES["dense"]()
+    estimator = nmnc_jax.vnc(
+        case.apply_fn, squared_error, probe=Probe(num=1, difference="jvp"), update_every=3
+    )
+    state = estimator.init(case.params, case.batch)
+    weights_seen, credit_seen = [], []
+    for step in range(4):
+        batch = batch_of((4, 5), seed=step)
+        _, state, info = jax.jit(estimator.estimate)(
+            jax.random.key(step), case.params, batch, state
+        )
+        weights_seen.append(float(state.feedback["dense0"].weight))
+        credit_seen.append(float(info.credit_norm["dense0"]))
+    np.testing.assert_allclose(weights_seen, [0.1, 0.1, 0.1, 0.19], rtol=1e-5)
+    assert len(set(credit_seen)) == 4
+
+
+def test_credit_from_state_is_the_steps_own_credit():
+    case = CASES["strided convolution"]()
+    estimator = ESTIMATORS["nmnc"](case.apply_fn, squared_error)
+    state = estimator.init(case.params, case.batch)
+    _, state, info = estimator.estimate(jax.random.key(0), case.params, case.batch, state)
+    again = credit_from_state(case.apply_fn, squared_error, case.params, case.batch, state)
+    chex.assert_trees_all_close(again, info.credit, rtol=1e-4, atol=1e-6)
+
+
+def test_backprop_tells_the_exact_credit():
+    case = CASES["scan"]()
+    estimator = nmnc_jax.backprop(case.apply_fn, squared_error)
+    gradients, _, info = estimator.estimate(jax.random.key(0), case.params, case.batch, ())
+    exact = exact_gradient(case.apply_fn, squared_error, case.params, case.batch)
+    assert relative_error(gradients, exact) < 1e-6
+    credit, _ = exact_credit(case.apply_fn, squared_error, case.params, case.batch)
+    assert relative_error(info.credit, credit) < 1e-6
+
+
+def test_learned_feedback_aligns_where_random_feedback_does_not():
+    case = CASES["linear"]()
+    exact = exact_gradient(case.apply_fn, squared_error, case.params, case.batch)
+    cosines = {}
+    for name, estimator in (
+        ("learned", nmnc_jax.vnc(case.apply_fn, squared_error, probe=Probe(num=64))),
+        ("random", nmnc_jax.direct_feedback_alignment(case.apply_fn, squared_error)),
+    ):
+        state = estimator.init(case.params, case.batch)
+        gradients, _, _ = estimator.estimate(jax.random.key(0), case.params, case.batch, state)
+        cosines[name] = float(cosine(gradients["in"], exact["in"]))
+    assert cosines["learned"] > 0.95
+    assert cosines["random"] < 0.8
+
+
+def test_bfloat16_trains_with_jvp_probes_and_is_refused_with_differences():
+    case = CASES["dense"]()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (case.params, case.batch))
+
+    def apply_fn(params, inputs, tap):
+        hidden = inputs @ params["params"]["dense0"]["kernel"]
+        return tap("hidden", jnp.maximum(hidden, 0)) @ jnp.ones((16, 3), hidden.dtype)
+
+    estimator = nmnc(apply_fn, squared_error, rank=4, probe=Probe(num=2, difference="jvp"))
+    state = estimator.init(*half)
+    gradients, _, _ = estimator.estimate(jax.random.key(0), *half, state)
+    chex.assert_trees_all_equal_dtypes(gradients, half[0])
+    message = r"tap 'hidden' is bfloat16.*difference=\"jvp\", or a float32 pass"
+    with pytest.raises(ValueError, match=message):
+        nmnc(apply_fn, squared_error, rank=4).init(*half)
+    with pytest.raises(ValueError, match=r"bfloat16.*float32 pass"):
+        nmnc_jax.weight_perturbation(apply_fn, squared_error).init(*half)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_input_that_is_not_finite_is_refused(name, bad):
+    case = CASES["dense"]()
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    batch = case.batch[0].at[0, 0].set(bad), case.batch[1]
+    with pytest.raises(ValueError, match="batch inputs hold a value that is not finite"):
+        estimator.init(case.params, batch)
+    state = estimator.init(case.params, case.batch)
+    batch = case.batch[0], case.batch[1].at[0, 0].set(bad)
+    with pytest.raises(ValueError, match="batch targets hold a value that is not finite"):
+        estimator.estimate(jax.random.key(0), case.params, batch, state)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_reduced_loss_is_refused(name):
+    case = CASES["dense"]()
+    good = ESTIMATORS[name](case.apply_fn, squared_error)
+    bad = ESTIMATORS[name](case.apply_fn, lambda y, t: squared_error(y, t).mean())
+    state = good.init(case.params, case.batch)
+    with pytest.raises(ValueError, match=r"loss_fn returned shape \(\).*one loss per example"):
+        bad.estimate(jax.random.key(0), case.params, case.batch, state)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f, loss: nmnc(f, loss, rank=17), "rank is 17; tap 'dense0' takes 1 to 16"),
+        (lambda f, loss: nmnc(f, loss, rank={"dense0": 4}), "rank has no entry for tap 'dense1'"),
+        (lambda f, loss: nmnc(f, loss, rank=4, feedback_decay=1.0), "feedback decay is 1.0"),
+        (lambda f, loss: nmnc(f, loss, rank=4, update_every=0), "update_every is 0"),
+        (
+            lambda f, loss: nmnc_jax.forward_gradient(f, loss, probe=Probe()),
+            "probe.difference is 'central'; forward_gradient takes 'jvp'",
+        ),
+        (lambda f, loss: nmnc_jax.weight_perturbation(f, loss, num=0), "num is 0"),
+        (lambda f, loss: nmnc_jax.weight_perturbation(f, loss, sigma=0.0), "sigma is 0.0"),
+        (
+            lambda f, loss: nmnc_jax.noise_correlation(
+                f, loss, subspace=nmnc_jax.isotropic(), readout="next", probe=Probe(), feedback=None
+            ),
+            "readout is 'next'; it takes 'output' or 'loss'",
+        ),
+        (
+            lambda f, loss: nmnc_jax.noise_correlation(
+                f,
+                loss,
+                subspace=nmnc_jax.isotropic(),
+                readout="output",
+                probe=Probe(),
+                feedback=None,
+            ),
+            "'output' takes a feedback, 'loss' takes None",
+        ),
+        (
+            lambda f, loss: nmnc_jax.noise_correlation(
+                f,
+                loss,
+                subspace=nmnc_jax.isotropic(),
+                readout="loss",
+                probe=Probe(),
+                feedback=learned_feedback(),
+            ),
+            "'output' takes a feedback, 'loss' takes None",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    case = CASES["dense"]()
+    with pytest.raises(ValueError, match=message):
+        make(case.apply_fn, squared_error).init(case.params, case.batch)
+
+
+def test_state_without_feedback_has_no_credit_to_give():
+    case = CASES["dense"]()
+    estimator = ESTIMATORS["node_perturbation"](case.apply_fn, squared_error)
+    state = estimator.init(case.params, case.batch)
+    with pytest.raises(ValueError, match="state holds no feedback"):
+        credit_from_state(case.apply_fn, squared_error, case.params, case.batch, state)

@@ -1,0 +1,141 @@
+"""The commands, as a user runs them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments import compare, train
+from experiments.config import UserError, config_names, load_config
+from experiments.methods import METHODS
+
+SHORT = ["--steps", "12", "--log-every", "5", "--alignment-batch", "64", "--basis-batch", "64"]
+
+
+def records(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _promotion_that_optax_takes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_train_leaves_a_complete_record(name, tmp_path):
+    out = tmp_path / "run"
+    train.main(["digits", "--estimator", name, "--rank", "200", *SHORT, "--out", str(out)])
+    config = json.loads((out / "config.json").read_text())
+    assert (config["estimator"], config["steps"]) == (name, 12)
+    written = records(out)
+    assert [record["step"] for record in written] == [0, 5, 10, 12]
+    for record in written:
+        assert {"loss", "train_accuracy", "test_accuracy", "seconds"} <= set(record)
+    perturbs = name not in ("backprop", "weight_perturbation")
+    assert ("alignment" in written[-1]) == perturbs
+    if perturbs:
+        assert set(written[-1]["alignment"]) == {"dense0", "dense1"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["estimator"] == name
+    assert summary["test_accuracy"] == written[-1]["test_accuracy"]
+    assert {"steps", "seconds", "step_milliseconds", "probes"} <= set(summary)
+    figures = {path.name for path in out.glob("*.png")}
+    assert figures == {"curves.png", "cost.png"} | ({"alignment.png"} if perturbs else set())
+
+
+def test_same_seed_same_numbers_and_another_another(tmp_path):
+    losses = []
+    for run, seed in enumerate((0, 0, 1)):
+        out = tmp_path / str(run)
+        train.main(["digits", *SHORT, "--seed", str(seed), "--out", str(out)])
+        losses.append([record["loss"] for record in records(out)])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
+    out = tmp_path / "comparison"
+    compare.main(
+        ["digits", *SHORT, "--estimators", "backprop", "nmnc", "--seeds", "2", "--out", str(out)]
+    )
+    with (out / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["estimator"] for row in rows] == ["backprop", "nmnc"]
+    assert float(rows[0]["over_backprop"]) == 1
+    assert rows[1]["seeds"] == "2"
+    assert rows[1]["alignment_dense0"]
+    for name in ("comparison.png", "curves.png", "alignment.png", "cost.png"):
+        assert (out / name).stat().st_size > 10_000
+    starts = {
+        (seed, records(out / f"{name}-seed{seed}")[0]["test_accuracy"])
+        for name in ("backprop", "nmnc")
+        for seed in (0, 1)
+    }
+    assert len(starts) == 2
+    printed = capsys.readouterr().out
+    assert "nmnc" in printed
+    assert str(out / "comparison.png") in printed.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a config"),
+        (["digit"], "unknown config 'digit'; there are digits, mnist5k, photos"),
+        (["digits", "--estimator", "magic"], "unknown estimator 'magic'; there are backprop"),
+        (["digits", "--colour", "3"], "unknown field '--colour'"),
+        (["digits", "--steps", "0"], "steps is 0; it takes at least 1"),
+        (["digits", "--learning-rate", "-1"], "learning_rate is -1.0; it takes a positive number"),
+        (["photos", "--strides", "2"], "strides is"),
+        (["digits", "--variant", "hard"], "variant is 'hard' with data 'digits'"),
+        (["digits", "--batch", "5000"], "batch is 5000; the training set takes at most"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train.main([*arguments, *(["--out", str(tmp_path / "run")] if arguments else [])])
+
+
+def test_output_directory_must_be_new_or_empty(tmp_path):
+    (tmp_path / "old").write_text("kept")
+    with pytest.raises(UserError, match="which is not empty"):
+        train.main(["digits", *SHORT, "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="which cannot be written"):
+        train.main(["digits", *SHORT, "--out", str(tmp_path / "old" / "below")])
+    assert (tmp_path / "old").read_text() == "kept"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_record(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
+        train.main(["digits", *SHORT, "--learning-rate", "1e30", "--out", str(out)])
+    assert records(out)[0]["step"] == 0
+    assert not (out / "summary.json").exists()
+
+
+def test_a_mistake_ends_with_one_line_and_a_status():
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.train", "nothing"], capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert result.stderr.splitlines() == [
+        "error: unknown config 'nothing'; there are digits, mnist5k, photos"
+    ]
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--help"])
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    for field in load_config("digits").__dataclass_fields__:
+        assert "--" + field.replace("_", "-") in told
+    assert "Seed of initial weights" in told
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_shipped_configs_are_sound(name):
+    load_config(name).check()

@@ -1,0 +1,139 @@
+"""Subspaces: orthonormal, the principal components of the activity, streamed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA, IncrementalPCA
+
+from nmnc_jax import fixed_subspace, isotropic, pca, random_subspace
+from nmnc_jax.subspace import lift, project
+
+
+def activity_of(examples, units, rank, seed=0, noise=0.01):
+    """Activity near a manifold of known dimension, with a separated spectrum and a mean."""
+    random = np.random.default_rng(seed)
+    directions = np.linalg.qr(np.random.default_rng(99).normal(size=(units, rank)))[0]
+    strengths = 2.0 ** -np.arange(rank)
+    coordinates = random.normal(size=(examples, rank)) * strengths
+    rows = coordinates @ directions.T + noise * random.normal(size=(examples, units)) + 3
+    return jnp.asarray(rows, jnp.float32)
+
+
+def largest_angle(left, right):
+    """Largest principal angle between two subspaces, in radians."""
+    overlap = np.linalg.svd(np.asarray(left, np.float64).T @ np.asarray(right, np.float64))[1]
+    return float(np.arccos(np.clip(overlap.min(), -1, 1)))
+
+
+def assert_orthonormal(basis):
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("examples", "units"), [(200, 30), (40, 300)])
+def test_first_basis_is_the_principal_components(examples, units):
+    activity = activity_of(examples, units, rank=4)
+    state = pca(4).init("x", activity)
+    expected = PCA(4).fit(np.asarray(activity))
+    assert largest_angle(state.basis, expected.components_.T) < 1e-3
+    np.testing.assert_allclose(state.scatter, expected.singular_values_**2, rtol=1e-3)
+    assert_orthonormal(state.basis)
+
+
+@pytest.mark.parametrize("units", [30, 300])
+def test_stream_agrees_with_incremental_pca(units):
+    chunks = [activity_of(40, units, rank=4, seed=seed) for seed in range(8)]
+    manifold = pca(4, decay=1.0)
+    state = manifold.init("x", chunks[0])
+    for chunk in chunks[1:]:
+        state = manifold.update(state, chunk)
+    reference = IncrementalPCA(4)
+    for chunk in chunks:
+        reference.partial_fit(np.asarray(chunk))
+    assert largest_angle(state.basis, reference.components_.T) < 0.01
+    np.testing.assert_allclose(state.mean, reference.mean_, rtol=1e-4)
+    np.testing.assert_allclose(state.scatter, reference.singular_values_**2, rtol=1e-3)
+    assert float(state.weight) == 320
+
+
+def test_stream_forgets_what_was():
+    manifold = pca(3, decay=0.5)
+    state = manifold.init("x", activity_of(64, 50, rank=3))
+    turned = activity_of(64, 50, rank=3)[:, ::-1]
+    for _ in range(10):
+        state = manifold.update(state, turned)
+    assert largest_angle(state.basis, pca(3).init("x", turned).basis) < 0.01
+
+
+def test_rank_may_exceed_the_batch():
+    manifold = pca(20, decay=1.0)
+    chunks = [activity_of(8, 100, rank=20, seed=seed, noise=1.0) for seed in range(4)]
+    state = manifold.init("x", chunks[0])
+    assert_orthonormal(state.basis)
+    for chunk in chunks[1:]:
+        state = manifold.update(state, chunk)
+        assert_orthonormal(state.basis)
+    # 32 examples less their mean span 31 dimensions; the twenty strongest are found nearly.
+    everything = PCA(20).fit(np.concatenate(chunks))
+    captured = float((project(state.basis, jnp.asarray(everything.components_)) ** 2).sum())
+    assert captured > 0.95 * 20
+
+
+def test_basis_stays_orthonormal_over_many_updates():
+    manifold = pca(16, decay=0.9)
+    state = manifold.init("x", activity_of(32, 200, rank=16))
+    update = jax.jit(manifold.update)
+    for seed in range(200):
+        state = update(state, activity_of(32, 200, rank=16, seed=seed))
+    assert_orthonormal(state.basis)
+
+
+@pytest.mark.parametrize("units", [4, 40])
+def test_silent_tap_gets_an_orthonormal_basis(units):
+    state = pca(3).init("x", jnp.zeros((8, units)))
+    assert_orthonormal(state.basis)
+    assert_orthonormal(pca(3).update(state, jnp.zeros((8, units))).basis)
+
+
+def test_random_bases_are_orthonormal_and_differ_between_taps_and_seeds():
+    activity = jnp.zeros((2, 40))
+    bases = [
+        random_subspace(5, seed=seed).init(name, activity).basis
+        for seed, name in ((0, "a"), (0, "b"), (1, "a"))
+    ]
+    for basis in bases:
+        assert_orthonormal(basis)
+    assert largest_angle(bases[0], bases[1]) > 0.1
+    assert largest_angle(bases[0], bases[2]) > 0.1
+
+
+def test_lift_and_project_are_inverse_on_the_subspace():
+    basis = random_subspace(3).init("x", jnp.zeros((2, 7))).basis
+    z = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_allclose(project(basis, lift(basis, z)), z, atol=1e-5)
+    np.testing.assert_array_equal(lift(isotropic().init("x", z).basis, z), z)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: pca(8).init("x", x), "rank is 8; tap 'x' takes 1 to 7"),
+        (lambda x: random_subspace(0).init("x", x), "rank is 0; tap 'x' takes 1 to 7"),
+        (lambda x: pca({"y": 3}).init("x", x), r"rank has no entry for tap 'x'.*\['y'\]"),
+        (lambda x: pca(2, update_every=0), "update_every is 0; it takes a whole number"),
+        (lambda x: pca(2, decay=1.5), "decay is 1.5; it takes a number from 0 to 1"),
+        (lambda x: fixed_subspace({"x": jnp.ones((7, 2))}), r"bases\['x'\] is off orthonormal"),
+        (lambda x: fixed_subspace({"x": jnp.ones((2, 7))}), r"bases\['x'\] has shape \(2, 7\)"),
+        (
+            lambda x: fixed_subspace({"x": jnp.eye(6)}).init("x", x),
+            r"bases\['x'\] has shape \(6, 6\); tap 'x' has 7 units",
+        ),
+        (
+            lambda x: fixed_subspace({"y": jnp.eye(7)}).init("x", x),
+            r"bases has no entry for tap 'x'; it has \['y'\]",
+        ),
+    ],
+)
+def test_bad_subspaces_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(jnp.ones((4, 7)))
