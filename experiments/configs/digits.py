@@ -7,8 +7,9 @@ from experiments.config import Config
 
 config = Config(
     data="digits",
-    model="mlp",
-    features=(128, 128),
+    model="conv",
+    features=(16, 32, 32),
+    strides=(1, 2, 1),
+    dense=64,
     steps=1000,
-    rank=32,
 )
