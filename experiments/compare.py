@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -92,19 +93,9 @@ def _row(
     measured = ["gradient_alignment"] + [f"alignment_{t}" for t in runs[0][-1].get("alignment", {})]
     for column in measured:
         path = (column,) if column == "gradient_alignment" else ("alignment", column[10:])
-        row[column] = float(np.mean([_over_training(records, *path) for records in runs]))
+        values = [figures.measurement(r, path) for records in runs for r in records[1:]]
+        row[column] = float(np.mean(values))
     return row
-
-
-def _over_training(records: list[dict[str, Any]], *path: str) -> float:
-    """Mean of a measurement over training, after the first step."""
-    values = []
-    for record in records[1:]:
-        value: Any = record
-        for part in path:
-            value = value[part]
-        values.append(value)
-    return float(np.mean(values))
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -118,11 +109,13 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     taps = list(dict.fromkeys(c for row in rows for c in row if c.startswith("alignment_")))
-    table = Table(title="test accuracy (95 % interval over seeds); alignment (mean over training)")
-    for column in ("method", "test accuracy", "ms/step", "over backprop", "gradient"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for tap in taps:
-        table.add_column(tap.removeprefix("alignment_"), justify="right")
+    table = Table(
+        box=box.SIMPLE,
+        title="test accuracy (95 % interval over seeds); alignment (mean over training)",
+    )
+    columns = ["method", "test accuracy", "ms/step", "/backprop", "gradient"]
+    for column in columns + [tap.removeprefix("alignment_") for tap in taps]:
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for row in rows:
         accuracy = f"{row['test_accuracy']:.3f}"
         if row["seeds"] > 1:

@@ -32,7 +32,8 @@ class Config:
     """Test on a part held out of the training set instead of the test set: to choose settings."""
 
     estimator: str = "nmnc"
-    """How gradients are estimated; `python -m experiments.train` lists the names."""
+    """How gradients are estimated: backprop, dfa, vnc, nmnc, random_subspace, node_perturbation,
+    node_perturbation_manifold, forward_gradient or weight_perturbation."""
     steps: int = 1500
     """Training steps."""
     batch: int = 64

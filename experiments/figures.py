@@ -42,6 +42,14 @@ def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean - half, mean, mean + half
 
 
+def measurement(record: dict[str, Any], path: tuple[str, ...]) -> float:
+    """Looks up one number of a record by its path of names; NaN where it is not known."""
+    value: Any = record
+    for part in path:
+        value = value[part]
+    return np.nan if value is None else float(value)
+
+
 def draw_all(directory: Path, runs: Runs, costs: Costs | None = None) -> None:
     """Writes curves.png, alignment.png (for methods with taps) and cost.png."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -119,7 +127,7 @@ def _cost_bars(panel: Axes, costs: Costs) -> None:
     ]
     panel.bar(names, middle, yerr=spread, color=[COLOURS[name] for name in names])
     panel.axhline(1, color="lightgray", zorder=0)
-    panel.set(title="time of a step (bars: range of rounds)", ylabel="over backpropagation's")
+    panel.set(title="time of a step (whiskers: rounds)", ylabel="over backpropagation's")
     panel.tick_params(axis="x", rotation=20)
 
 
@@ -127,17 +135,10 @@ def _over_steps(panel: Axes, runs: Runs, *path: str, linestyle: str = "-") -> No
     """Draws a measurement against the step, with the interval over seeds."""
     for name, seeds in runs.items():
         steps = [record["step"] for record in seeds[0]]
-        samples = np.array([[_value(record, path) for record in records] for records in seeds])
+        samples = np.array([[measurement(record, path) for record in records] for records in seeds])
         low, mean, high = interval(samples)
         label = name if linestyle == "-" else None
         panel.plot(steps, mean, linestyle, color=COLOURS[name], label=label)
         if len(seeds) > 1:
             panel.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
     panel.set_xlabel("step")
-
-
-def _value(record: dict[str, Any], path: tuple[str, ...]) -> float:
-    value: Any = record
-    for part in path:
-        value = value[part]
-    return np.nan if value is None else float(value)

@@ -12,8 +12,8 @@ import optax
 from experiments.config import Config, UserError
 from experiments.data import Dataset, batches
 from experiments.methods import build_estimator
-from nmnc_jax import credit_from_state, no_tap
-from nmnc_jax.diagnostics import alignment, cosine, exact_credit, exact_gradient
+from nmnc_jax import backprop, credit_from_state, no_tap
+from nmnc_jax.diagnostics import alignment, cosine
 from nmnc_jax.general import NoiseCorrelationState
 from nmnc_jax.models import MLP, ConvNet
 from nmnc_jax.shapes import tap_shapes
@@ -36,7 +36,8 @@ class Trainer(NamedTuple):
     Attributes:
         init: seed to `TrainState`.
         step: ``step(state, key, inputs, targets, indices) -> (state, loss)``; donates the state.
-        measure: ``measure(state, key, batch) -> dict``: accuracies and alignments.
+        measure: ``measure(state, key, batch) -> dict``: accuracies, alignments; training accuracy
+            and exact credit are those of a large fixed batch.
     """
 
     init: Callable[[int], TrainState]
@@ -77,38 +78,39 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         return TrainState(params, optimised, estimated), info.loss
 
     evaluate = jax.jit(lambda params, inputs: jnp.argmax(apply_fn(params, inputs, no_tap), -1))
-    compare = jax.jit(_alignments(config, apply_fn, estimator))
+    compare = jax.jit(_alignments(apply_fn, estimator))
     fixed = slice(0, config.alignment_batch)
     order = np.random.default_rng(0).permutation(len(data.train_inputs))[fixed]
     large = jnp.asarray(data.train_inputs[order]), jnp.asarray(data.train_targets[order])
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_targets)
 
     def measure(state: TrainState, key: Array, batch: Batch) -> dict[str, Any]:
-        accuracy = {}
-        for part, (inputs, targets) in (("train", large), ("test", test)):
-            accuracy[part] = float((evaluate(state.params, inputs) == targets).mean())
         measured = jax.tree.map(float, compare(state, key, batch, large))
-        return {f"{part}_accuracy": value for part, value in accuracy.items()} | measured
+        inputs, targets = test
+        accuracy = float((evaluate(state.params, inputs) == targets).mean())
+        return {"test_accuracy": accuracy, **measured}
 
     return Trainer(init, jax.jit(train_step, donate_argnums=0), measure)
 
 
-def _alignments(config: Config, apply_fn: Any, estimator: Estimator) -> Callable[..., dict]:
+def _alignments(apply_fn: ApplyFn, estimator: Estimator) -> Callable[..., dict]:
     """Builds the comparison of a method with the exact gradient of a large fixed batch."""
 
     def compare(state: TrainState, key: Array, batch: Batch, large: Batch) -> dict[str, Any]:
         params, memory = state.params, state.estimator
-        exact = exact_gradient(apply_fn, loss_fn, params, large)
-        gradient_key, credit_key = jax.random.split(key)
+        gradient_key, credit_key, unused_key = jax.random.split(key, 3)
+        exact, _, told = backprop(apply_fn, loss_fn).estimate(unused_key, params, large, ())
         gradients, _, _ = estimator.estimate(gradient_key, params, batch, memory)
-        measured: dict[str, Any] = {"gradient_alignment": cosine(gradients, exact)}
+        measured: dict[str, Any] = {
+            "train_accuracy": (told.outputs.argmax(axis=-1) == large[1]).mean(),
+            "gradient_alignment": cosine(gradients, exact),
+        }
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback:
                 credit = credit_from_state(apply_fn, loss_fn, params, large, memory)
             else:
                 credit = estimator.estimate(credit_key, params, large, memory)[2].credit
-            exact_at_taps, _ = exact_credit(apply_fn, loss_fn, params, large)
-            measured["alignment"] = alignment(credit, exact_at_taps)
+            measured["alignment"] = alignment(credit, told.credit)
         return measured
 
     return compare

@@ -38,12 +38,20 @@ def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
 
 
 def check_finite(batch: Batch) -> None:
-    """Refuses a batch with a value that is not finite; inside a transformation it cannot look."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue
-        with jax.ensure_compile_time_eval():
-            finite = bool(jnp.isfinite(leaf).all())
-        if not finite:
-            part = ("inputs", "targets")[path[0].idx]
-            raise ValueError(f"batch {part} hold a value that is not finite; they take finite ones")
+    """Refuses a batch with a value that is not finite; inside a transformation it cannot look.
+
+    Raises:
+        ValueError: if inputs or targets hold a NaN or an infinity.
+    """
+    for part, tree in zip(("inputs", "targets"), batch, strict=True):
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, Tracer):
+                continue
+            with jax.ensure_compile_time_eval():
+                array = jnp.asarray(leaf)
+                floating = jnp.issubdtype(array.dtype, jnp.floating)
+                finite = not floating or bool(jnp.isfinite(array).all())
+            if not finite:
+                raise ValueError(
+                    f"batch {part} hold a value that is not finite; they take finite ones"
+                )

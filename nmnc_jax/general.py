@@ -190,8 +190,16 @@ def _move_subspaces(
 
     # init has fitted the first basis, so step 0 is not due.
     due = (state.step > 0) & (state.step % subspace.update_every == 0)
-    # A loop of no or one turn: its carry stays in place, where a conditional copies every basis.
-    return lax.fori_loop(0, due.astype(jnp.int32), lambda _, state: move(state), state)
+    # A loop of no or one turn keeps its carry in place, where a conditional copies every basis; and
+    # a flat carry has one layout, where the factorisation's would be transposed into in every step.
+    leaves, tree = jax.tree.flatten(state)
+
+    def turn(_: Array, flat: list[Array]) -> list[Array]:
+        shaped = [leaf.reshape(like.shape) for leaf, like in zip(flat, leaves, strict=True)]
+        return [leaf.reshape(-1) for leaf in jax.tree.leaves(move(tree.unflatten(shaped)))]
+
+    flat = lax.fori_loop(0, due.astype(jnp.int32), turn, [leaf.reshape(-1) for leaf in leaves])
+    return tree.unflatten([f.reshape(like.shape) for f, like in zip(flat, leaves, strict=True)])
 
 
 def _learn(

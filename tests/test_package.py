@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import nmnc_jax
@@ -69,3 +70,11 @@ def test_every_public_function_has_an_example():
         if callable(public) and not isinstance(public, type):
             documented = public.__doc__ or ""
             assert name == "no_tap" or ">>>" in documented, name
+
+
+def test_readme_example_runs_and_learns(capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    with jax.numpy_dtype_promotion("standard"):
+        exec(code, {})
+    assert float(capsys.readouterr().out.split()[-1]) < 0.3
