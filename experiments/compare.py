@@ -17,6 +17,7 @@ from experiments.command import Reporter, open_directory, parse, run_command, wr
 from experiments.config import Config, UserError
 from experiments.cost import step_costs
 from experiments.data import load
+from experiments.loop import make_trainer
 from experiments.methods import check_method
 from experiments.train import run_into
 
@@ -51,7 +52,10 @@ def main(arguments: Sequence[str]) -> None:
     config = options.config
     data = load(config.data, variant=config.variant, validation=config.validation)
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     reporter = Reporter(console)
+    trainers = {name: make_trainer(method, data) for name, method in configs.items()}
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in names}
     for seed in range(config.seed, config.seed + options.seeds):
@@ -59,11 +63,11 @@ def main(arguments: Sequence[str]) -> None:
             run = dataclasses.replace(configs[name], seed=seed)
             inside = directory / f"{name}-seed{seed}"
             inside.mkdir()
-            summary, records = run_into(inside, run, data, reporter)
+            summary, records = run_into(inside, trainers[name], run, data, reporter)
             summaries[name].append(summary)
             runs[name].append(records)
     print("measuring the cost of a step, all methods in turn", flush=True)
-    costs = step_costs(configs, data)
+    costs = step_costs(trainers, config, data)
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in names]
     _write_csv(directory / "comparison.csv", rows)
     figures.draw_all(directory, runs, {name: costs[name] for name in names})
@@ -111,6 +115,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     taps = list(dict.fromkeys(c for row in rows for c in row if c.startswith("alignment_")))
     table = Table(
         box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
         title="test accuracy (95 % interval over seeds); alignment (mean over training)",
     )
     columns = ["method", "test accuracy", "ms/step", "/backprop", "gradient"]

@@ -70,7 +70,8 @@ class Config:
     log_every: int = 100
     """Steps between measurements."""
     alignment_batch: int = 2048
-    """Training examples, fixed, on which credit is compared with the exact credit."""
+    """Training examples, fixed, on which credit is compared with the exact credit (above 256, a
+    multiple of it)."""
 
     def check(self) -> None:
         """Refuses what cannot be trained.

@@ -9,37 +9,40 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.data import Dataset
-from experiments.loop import make_trainer
+from experiments.loop import Trainer, make_trainer
 
-ROUNDS = 5
+ROUNDS = 3
 
 
-def step_costs(configs: dict[str, Config], data: Dataset) -> dict[str, dict[str, float]]:
+def step_costs(
+    trainers: dict[str, Trainer], config: Config, data: Dataset
+) -> dict[str, dict[str, float]]:
     """Times blocks of steps, one method after another, in rounds.
 
     A block spans whole periods of the feedback's and the basis's updates, so that their cost is in
     it in the right share.
 
     Args:
-        configs: method to its configuration.
+        trainers: method to its functions; "backprop" is added where it is missing.
+        config: what the methods share.
         data: the data set.
 
     Returns:
         Method to its median milliseconds per step, and the median, least and greatest ratio to
         backpropagation within a round.
     """
-    some = next(iter(configs.values()))
-    everyone = {"backprop": dataclasses.replace(some, estimator="backprop")} | configs
-    block = int(np.lcm(some.update_every, some.basis_update_every))
+    everyone = dict(trainers)
+    if "backprop" not in everyone:
+        everyone["backprop"] = make_trainer(dataclasses.replace(config, estimator="backprop"), data)
+    block = int(np.lcm(config.update_every, config.basis_update_every))
     block *= max(1, 20 // block)
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
-    indices = jnp.arange(some.batch)
+    indices = jnp.arange(config.batch)
     key = jax.random.key(0)
-    trainers = {name: make_trainer(config, data) for name, config in everyone.items()}
-    states = {name: trainer.init(0) for name, trainer in trainers.items()}
+    states = {name: trainer.init(config.seed) for name, trainer in everyone.items()}
     times: dict[str, list[float]] = {name: [] for name in everyone}
     for turn in range(ROUNDS + 1):
-        for name, trainer in trainers.items():
+        for name, trainer in everyone.items():
             state = states[name]
             start = time.perf_counter()
             for step in range(block if turn else 1):
@@ -49,7 +52,7 @@ def step_costs(configs: dict[str, Config], data: Dataset) -> dict[str, dict[str,
             if turn:  # The first turn compiles.
                 times[name].append((time.perf_counter() - start) / block)
     costs = {}
-    for name in configs:
+    for name in trainers:
         ratios = np.array(times[name]) / np.array(times["backprop"])
         costs[name] = {
             "milliseconds": 1000 * float(np.median(times[name])),

@@ -19,7 +19,7 @@ from experiments.command import (
 )
 from experiments.config import Config
 from experiments.data import Dataset, load
-from experiments.loop import train
+from experiments.loop import Trainer, make_trainer, train
 from experiments.methods import check_method
 
 
@@ -34,7 +34,7 @@ class Options:
 
 
 def run_into(
-    directory: Path, config: Config, data: Dataset, reporter: Reporter
+    directory: Path, trainer: Trainer, config: Config, data: Dataset, reporter: Reporter
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trains one network and leaves its record in a directory.
 
@@ -54,7 +54,7 @@ def run_into(
             write(record)
             show(record)
 
-        summary = train(config, data, report)
+        summary = train(trainer, config, data, report)
     write_json(directory / "summary.json", summary)
     figures.draw_all(directory, {config.estimator: [records]})
     return summary, records
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str]) -> None:
     config.check()
     directory = open_directory(options.out, f"{config.data}-{config.estimator}")
     data = load(config.data, variant=config.variant, validation=config.validation)
-    summary, _ = run_into(directory, config, data, Reporter(Console()))
+    trainer = make_trainer(config, data)
+    summary, _ = run_into(directory, trainer, config, data, Reporter(Console()))
     print(
         f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps, "
         f"{summary['step_milliseconds']:.1f} ms each; figures and metrics in {directory}"

@@ -12,9 +12,10 @@ from experiments import compare, train
 from experiments.config import UserError, config_names, load_config
 from experiments.methods import METHODS
 
-SHORT = (
-    "--model mlp --features 32 32 --steps 12 --log-every 5 --alignment-batch 64 --basis-batch 64"
-).split()
+SHORT = [
+    *("--model", "mlp", "--features", "32", "32", "--steps", "12", "--log-every", "5"),
+    *("--alignment-batch", "64", "--basis-batch", "64"),
+]
 
 
 def records(path):
