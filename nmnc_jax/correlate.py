@@ -1,7 +1,7 @@
 """Probe passes, mapped and chunked, and the correlation of the probes with the response."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,12 @@ from nmnc_jax.subspace import dimension_of, lift
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Activations, Array
 
+Correlation = TypeVar("Correlation")
+
 
 def correlations(
     forward: Callable[[Tap], Array],
+    correlate: Callable[[str, Array, Array], Correlation],
     *,
     key: Array,
     probe: Probe,
@@ -24,22 +27,24 @@ def correlations(
     bases: dict[str, Array | None],
     scales: dict[str, Array],
     pooled: bool,
-) -> dict[str, Array]:
+) -> dict[str, Correlation]:
     """Correlates probe coordinates at each tap with the network's response to them.
 
     Args:
         forward: a tap to the response, [B, r]: the outputs, or the losses with r = 1.
+        correlate: tap name, coordinates z [B, d] and response per unit of activity dy [B, r] to
+            whatever is averaged over probes.
         key: split once per tap, in the order of `shapes`.
         probe: number, kind, difference, scope and chunk of the probes.
         clean: activations of the clean pass, by tap name.
         shapes: the taps to probe.
         bases: tap name to basis [n, d], or None for all n directions.
         scales: tap name to the size of one coordinate, in units of the activity.
-        pooled: whether examples are averaged together (the `output` readout) or apart (`loss`).
+        pooled: whether orthogonal frames run over all examples (the `output` readout) or over the
+            probes of each (`loss`).
 
     Returns:
-        Tap name to E[dy z^T], an estimate of J U per unit of activity: [r, d] if pooled, one row
-        per example, [B, d], otherwise.
+        Tap name to the mean of `correlate` over the probes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -49,7 +54,7 @@ def correlations(
         >>> jacobian, x = jnp.array([[1.0, 2.0, 3.0]]), jnp.zeros((1, 3))
         >>> model = lambda params, inputs, tap: tap("x", inputs) @ params.T
         >>> estimate = correlations(
-        ...     lambda tap: model(jacobian, x, tap),
+        ...     lambda tap: model(jacobian, x, tap), lambda name, z, dy: dy.T @ z / len(z),
         ...     key=jax.random.key(0), probe=Probe(num=3, kind="orthogonal", difference="jvp"),
         ...     clean={"x": x}, shapes=tap_shapes(model, jacobian, x),
         ...     bases={"x": None}, scales={"x": jnp.ones(())}, pooled=True)
@@ -60,10 +65,10 @@ def correlations(
     dimensions = {name: dimension_of(bases[name], shapes[name].units) for name in shapes}
     dtypes = {name: at_least_float32(s.dtype) for name, s in shapes.items()}
 
-    def probe_together(names: list[str]) -> dict[str, Array]:
+    def probe_together(names: list[str]) -> dict[str, Correlation]:
         change = linear_response(forward, names, probe, clean=clean, shapes=shapes)
 
-        def one_probe(drawn: dict[str, Array]) -> dict[str, Array]:
+        def one_probe(drawn: dict[str, Array]) -> dict[str, Correlation]:
             z, noise = {}, {}
             for name in names:
                 shape, basis = shapes[name], bases[name]
@@ -76,7 +81,7 @@ def correlations(
             correlated = {}
             for name in names:
                 dy = response.astype(dtypes[name]) / scales[name]
-                correlated[name] = dy.T @ z[name] / len(dy) if pooled else dy * z[name]
+                correlated[name] = correlate(name, z[name], dy)
             return correlated
 
         draws = {}

@@ -2,9 +2,10 @@
 
 from nmnc_jax.credit import feedback_credit, losses_and_error
 from nmnc_jax.feedback import learned_feedback, random_feedback
-from nmnc_jax.general import NoiseCorrelationState, noise_correlation
+from nmnc_jax.general import noise_correlation
 from nmnc_jax.probes import Probe
 from nmnc_jax.shapes import tap_shapes, unflatten
+from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import isotropic, pca
 from nmnc_jax.taps import no_tap
 from nmnc_jax.types import (
@@ -122,20 +123,23 @@ def node_perturbation(
     *,
     probe: Probe = Probe(),  # noqa: B008 (frozen)
     rank: Rank | None = None,
+    feedback_decay: float | None = None,
 ) -> Estimator:
-    """Node perturbation: noise correlated with each example's own loss; no feedback weights.
+    """Node perturbation: noise correlated with each example's own loss.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         probe: the perturbations.
         rank: perturb in the manifold of this dimension; None perturbs isotropically.
+        feedback_decay: None: no feedback weights. A number: feedback learned from the same passes,
+            with this decay of its moving average, is the control variate of the correlation.
 
     Returns:
-        An `Estimator` with a `NoiseCorrelationState` without feedback.
+        An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation` and `pca` do.
+        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
 
     Example:
         >>> from nmnc_jax import node_perturbation
@@ -148,7 +152,7 @@ def node_perturbation(
         subspace=isotropic() if rank is None else pca(rank),
         readout="loss",
         probe=probe,
-        feedback=None,
+        feedback=None if feedback_decay is None else learned_feedback(feedback_decay),
     )
 
 
@@ -158,6 +162,7 @@ def forward_gradient(
     *,
     probe: Probe = Probe(difference="jvp"),  # noqa: B008 (frozen)
     rank: Rank | None = None,
+    feedback_decay: float | None = None,
 ) -> Estimator:
     """Activity-perturbing forward gradient: node perturbation by exact directional derivatives.
 
@@ -166,9 +171,10 @@ def forward_gradient(
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         probe: the perturbations; their difference must be "jvp".
         rank: perturb in the manifold of this dimension; None perturbs isotropically.
+        feedback_decay: as `node_perturbation` takes it.
 
     Returns:
-        An `Estimator` with a `NoiseCorrelationState` without feedback.
+        An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
         ValueError: if the probe's difference is not "jvp", or as `node_perturbation` does.
@@ -184,7 +190,9 @@ def forward_gradient(
     """
     if probe.difference != "jvp":
         raise ValueError(f"probe.difference is {probe.difference!r}; forward_gradient takes 'jvp'")
-    return node_perturbation(apply_fn, loss_fn, probe=probe, rank=rank)
+    return node_perturbation(
+        apply_fn, loss_fn, probe=probe, rank=rank, feedback_decay=feedback_decay
+    )
 
 
 def direct_feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0) -> Estimator:

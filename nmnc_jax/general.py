@@ -1,18 +1,18 @@
 """The general method: subspace, readout, probe and feedback composed into one estimator."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from nmnc_jax.checks import check_finite, check_precision
 from nmnc_jax.correlate import correlations
-from nmnc_jax.credit import feedback_credit, local_gradients, losses_and_error
-from nmnc_jax.feedback import Feedback, FeedbackState, rotate
+from nmnc_jax.credit import local_gradients, losses_and_error
+from nmnc_jax.feedback import Feedback
 from nmnc_jax.probes import Probe
 from nmnc_jax.shapes import TapShape, at_least_float32, flatten, tap_shapes, unflatten
-from nmnc_jax.subspace import Subspace, SubspaceState, dimension_of, lift
+from nmnc_jax.state import NoiseCorrelationState, learn, move_subspaces
+from nmnc_jax.subspace import Subspace, dimension_of, lift
 from nmnc_jax.taps import Tap, no_tap, run
 from nmnc_jax.types import (
     Activations,
@@ -24,20 +24,6 @@ from nmnc_jax.types import (
     LossFn,
     Params,
 )
-
-
-class NoiseCorrelationState(NamedTuple):
-    """State of `noise_correlation`.
-
-    Attributes:
-        step: estimates made so far, a scalar.
-        subspace: tap name to its `SubspaceState`.
-        feedback: tap name to its `FeedbackState`; empty for the `loss` readout.
-    """
-
-    step: Array
-    subspace: dict[str, SubspaceState]
-    feedback: dict[str, FeedbackState]
 
 
 def noise_correlation(
@@ -58,9 +44,13 @@ def noise_correlation(
             `fixed_subspace`).
         readout: "output": correlate with the outputs, averaged over examples (and, by the feedback,
             over steps) into a feedback matrix that carries the output error back. "loss": correlate
-            with each example's loss; credit without any feedback weights.
+            with each example's own loss.
         probe: number, kind and size of the perturbations.
-        feedback: `learned_feedback` or `random_feedback` for "output"; None for "loss".
+        feedback: `learned_feedback` or `random_feedback` for "output". For "loss" None, or a
+            feedback as control variate: the change of loss that it predicts is subtracted from the
+            measured one and its credit is added, so that probes measure only what it does not know.
+            That is unbiased, as the prediction is that of earlier steps' feedback; and the feedback
+            learns from the same passes.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -91,12 +81,10 @@ def noise_correlation(
     """
     if readout not in ("output", "loss"):
         raise ValueError(f"readout is {readout!r}; it takes 'output' or 'loss'")
-    if (readout == "output") != (feedback is not None):
-        raise ValueError(
-            f"feedback is {feedback} with readout {readout!r}; "
-            "'output' takes a feedback, 'loss' takes None"
-        )
-    probes_at_all = feedback is None or feedback.update is not None
+    if readout == "output" and feedback is None:
+        raise ValueError("feedback is None; readout 'output' takes a feedback")
+    learns = feedback is not None and feedback.update is not None
+    probes_at_all = learns or readout == "loss"
 
     def init(params: Params, batch: Batch) -> NoiseCorrelationState:
         shapes = _check(params, batch)
@@ -119,17 +107,44 @@ def noise_correlation(
         outputs, activations, pullback = local_gradients(apply_fn, params, inputs)
         losses, error = losses_and_error(loss_fn, outputs, targets)
         rows = _rows(shapes, activations)
-        state = _move_subspaces(subspace, state, rows)
+        state = move_subspaces(subspace, state, rows)
         bases = {name: state.subspace[name].basis for name in shapes}
 
-        def forward(tap: Tap) -> Array:
-            outputs = apply_fn(params, inputs, tap)
-            response = loss_fn(outputs, targets) if readout == "loss" else outputs
-            return response.reshape(len(outputs), -1)
+        error_rows = error.reshape(len(error), -1)
 
-        def correlate() -> dict[str, Array]:
+        def response(tap: Tap) -> Array:
+            outputs = apply_fn(params, inputs, tap)
+            parts = [outputs.reshape(len(outputs), -1)] if learns else []
+            if readout == "loss":
+                parts.append(loss_fn(outputs, targets)[:, None])
+            dtype = at_least_float32(outputs.dtype)
+            return jnp.concatenate([part.astype(dtype) for part in parts], axis=1)
+
+        def known(state: NoiseCorrelationState) -> dict[str, Array]:
+            """The credit that the feedback gives, in coordinates, [B, d]."""
+            return {
+                name: error_rows.astype(rows[name].dtype) @ feedback.coordinates
+                for name, feedback in state.feedback.items()
+            }
+
+        predicted = known(state)
+
+        def correlate(name: str, z: Array, dy: Array) -> dict[str, Array]:
+            found = {}
+            if learns:
+                found["jacobian"] = dy[:, : error_rows.shape[1]].T @ z / len(z)
+            if readout == "loss":
+                change = dy[:, -1]
+                if name in predicted:
+                    # The prediction is that of the mean loss; the change is each example's own.
+                    change = change - len(z) * (predicted[name] * z).sum(axis=1)
+                found["slope"] = change[:, None] * z
+            return found
+
+        def probe_taps() -> dict[str, dict[str, Array]]:
             return correlations(
-                forward,
+                response,
+                correlate,
                 key=key,
                 probe=probe,
                 clean=activations,
@@ -139,19 +154,15 @@ def noise_correlation(
                 pooled=readout == "output",
             )
 
-        if feedback is None:
-            slopes = correlate()
-            credit = {name: lift(bases[name], slopes[name]) / len(losses) for name in shapes}
+        if readout == "output":
+            state = learn(feedback, state, probe_taps)
+            coordinates = known(state)
         else:
-            feedbacks = _learn(feedback, state, correlate)
-            state = state._replace(feedback=feedbacks)
-            error_rows = error.reshape(len(error), -1)
-            credit = {
-                name: feedback_credit(
-                    feedbacks[name].coordinates, bases[name], error_rows.astype(rows[name].dtype)
-                )
-                for name in shapes
-            }
+            found = probe_taps()
+            state = learn(feedback, state, lambda: found)
+            coordinates = {name: found[name]["slope"] / len(losses) for name in shapes}
+            coordinates |= {name: coordinates[name] + value for name, value in predicted.items()}
+        credit = {name: lift(bases[name], coordinates[name]) for name in shapes}
         credit = {
             name: unflatten(shape, credit[name]).astype(shape.dtype)
             for name, shape in shapes.items()
@@ -169,55 +180,6 @@ def noise_correlation(
         return shapes
 
     return Estimator(init, estimate)
-
-
-def _move_subspaces(
-    subspace: Subspace, state: NoiseCorrelationState, rows: dict[str, Array]
-) -> NoiseCorrelationState:
-    """Updates the bases when their step has come, and rotates the feedback with them."""
-    update = subspace.update
-    if update is None:
-        return state
-
-    def move(state: NoiseCorrelationState) -> NoiseCorrelationState:
-        moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
-        turned = {}
-        for name, feedback in state.feedback.items():
-            old_basis, new_basis = state.subspace[name].basis, moved[name].basis
-            assert old_basis is not None
-            turned[name] = rotate(feedback, old_basis, new_basis)
-        return state._replace(subspace=moved, feedback=turned)
-
-    # init has fitted the first basis, so step 0 is not due.
-    due = (state.step > 0) & (state.step % subspace.update_every == 0)
-    # A loop of no or one turn keeps its carry in place, where a conditional copies every basis; and
-    # a flat carry has one layout, where the factorisation's would be transposed into in every step.
-    leaves, tree = jax.tree.flatten(state)
-
-    def turn(_: Array, flat: list[Array]) -> list[Array]:
-        shaped = [leaf.reshape(like.shape) for leaf, like in zip(flat, leaves, strict=True)]
-        return [leaf.reshape(-1) for leaf in jax.tree.leaves(move(tree.unflatten(shaped)))]
-
-    flat = lax.fori_loop(0, due.astype(jnp.int32), turn, [leaf.reshape(-1) for leaf in leaves])
-    return tree.unflatten([f.reshape(like.shape) for f, like in zip(flat, leaves, strict=True)])
-
-
-def _learn(
-    feedback: Feedback, state: NoiseCorrelationState, correlate: Any
-) -> dict[str, FeedbackState]:
-    """Updates the feedback with this step's probes, when it is learned and its step has come."""
-    update = feedback.update
-    if update is None:
-        return state.feedback
-
-    def learn(old: dict[str, FeedbackState]) -> dict[str, FeedbackState]:
-        new = correlate()
-        return {name: update(old[name], new[name]) for name in old}
-
-    if feedback.update_every == 1:
-        return learn(state.feedback)
-    due = state.step % feedback.update_every == 0
-    return lax.cond(due, learn, lambda old: old, state.feedback)
 
 
 def _rows(shapes: dict[str, TapShape], activations: Activations) -> dict[str, Array]:

@@ -125,6 +125,9 @@ ESTIMATORS = {
     "vnc": lambda f, loss: nmnc_jax.vnc(f, loss, probe=JVP, update_every=2),
     "node_perturbation": lambda f, loss: nmnc_jax.node_perturbation(f, loss, rank=2),
     "forward_gradient": nmnc_jax.forward_gradient,
+    "control_variate": lambda f, loss: nmnc_jax.forward_gradient(
+        f, loss, rank=2, feedback_decay=0.9
+    ),
     "direct_feedback_alignment": nmnc_jax.direct_feedback_alignment,
     "weight_perturbation": nmnc_jax.weight_perturbation,
 }

@@ -300,18 +300,7 @@ def test_reduced_loss_is_refused(name):
                 probe=Probe(),
                 feedback=None,
             ),
-            "'output' takes a feedback, 'loss' takes None",
-        ),
-        (
-            lambda f, loss: nmnc_jax.noise_correlation(
-                f,
-                loss,
-                subspace=nmnc_jax.isotropic(),
-                readout="loss",
-                probe=Probe(),
-                feedback=learned_feedback(),
-            ),
-            "'output' takes a feedback, 'loss' takes None",
+            "feedback is None; readout 'output' takes a feedback",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from nmnc_jax import (
     weight_perturbation,
 )
 from nmnc_jax.diagnostics import exact_gradient, exact_jacobian, jacobian_share
+from nmnc_jax.feedback import FeedbackState
 from nmnc_jax.subspace import lift, project
 from tests.cases import linear_case, linear_loss
 
@@ -171,6 +172,38 @@ def test_loss_readout_has_the_law_of_each_examples_own_gradient(kind):
         estimates = 3 * credit[:, example][:, None]
         mean = exact[example][None]
         check_mean_and_variance(estimates, mean, factor * (mean**2).sum())
+
+
+@pytest.mark.parametrize("dimension", [None, 3])
+def test_control_variate_leaves_the_law_of_what_the_feedback_does_not_know(dimension):
+    case = linear_case(batch=3)
+    jacobian = jacobian_of(case)
+    basis = None if dimension is None else basis_of(6, dimension)
+    subspace = isotropic()
+    if basis is not None:
+        subspace = fixed_subspace({TAP: basis, "second": basis_of(7, dimension)})
+    estimator = noise_correlation(
+        case.apply_fn,
+        linear_loss,
+        subspace=subspace,
+        readout="loss",
+        probe=Probe(num=2, difference="jvp"),
+        feedback=learned_feedback(0.5),
+    )
+    state = estimator.init(case.params, case.batch)
+    exact = case.batch[1] @ project(basis, jacobian)
+    known = 0.9 * project(basis, jacobian) + 0.1
+    ones = FeedbackState(known, jnp.ones(()))
+    state = state._replace(feedback={**state.feedback, TAP: ones})
+    credit = many(lambda k: estimator.estimate(k, case.params, case.batch, state)[2].credit[TAP])
+    unknown = exact - case.batch[1] @ known
+    for example in range(3):
+        estimates = 3 * project(basis, credit[:, example])[:, None]
+        law = (exact.shape[1] + 1) / 2 * (unknown[example] ** 2).sum()
+        check_mean_and_variance(estimates, exact[example][None], law)
+    _, after, _ = estimator.estimate(jax.random.key(0), case.params, case.batch, state)
+    assert float(after.feedback[TAP].weight) == 1.0
+    assert bool((after.feedback[TAP].total != known).any())
 
 
 def test_weight_perturbation_has_the_gaussian_law_in_weight_space():

@@ -23,6 +23,7 @@ PIPELINE = (
     "probes",
     "correlate",
     "feedback",
+    "state",
     "credit",
     "general",
     "baselines",
