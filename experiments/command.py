@@ -1,7 +1,6 @@
 """What the command lines share: parsing, errors in one line, output directories, progress."""
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import sys
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.config import UserError, config_names, load_config
+from experiments.memory import keep_memory
 
 Options = TypeVar("Options")
 
@@ -51,24 +51,11 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
 
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Runs a command line; a mistake in it ends with status 2 and one line."""
-    _keep_memory()
+    keep_memory()
     try:
         command(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
-
-
-def _keep_memory() -> None:
-    """Makes glibc keep freed memory instead of returning each step's buffers to the system.
-
-    Buffers of more than 32 MiB are otherwise mapped anew in every step, which made the strided
-    network at batch 128 up to 1.5 times slower on CPU.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        trim_threshold, mmap_max = -1, -4
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
 
 
 def open_directory(out: Path | None, name: str) -> Path:

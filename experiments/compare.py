@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in names]
     _write_csv(directory / "comparison.csv", rows)
     figures.draw_all(directory, runs, {name: costs[name] for name in names})
-    figures.draw_overview(directory / "comparison.png", runs, costs)
+    figures.draw_overview(directory / "comparison.png", runs, costs, chance=1 / data.classes)
     console.print(_table(rows))
     print(f"figure: {directory / 'comparison.png'}")
 

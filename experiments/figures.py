@@ -89,11 +89,12 @@ def draw_all(directory: Path, runs: Runs, costs: Costs | None = None) -> None:
     figure.savefig(directory / "cost.png", dpi=120)
 
 
-def draw_overview(path: Path, runs: Runs, costs: Costs) -> None:
-    """Writes one figure of the whole comparison: accuracy, alignment and cost."""
+def draw_overview(path: Path, runs: Runs, costs: Costs, *, chance: float) -> None:
+    """Writes one figure of the whole comparison: accuracy (with chance), alignment and cost."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     accuracy, aligned, cost = figure.subplots(1, 3)
     _over_steps(accuracy, runs, "test_accuracy")
+    accuracy.axhline(chance, color="gray", linestyle=":", linewidth=1, label="chance")
     seeds = len(next(iter(runs.values())))
     band = f"mean and 95 % interval of {seeds} seeds" if seeds > 1 else "1 seed"
     accuracy.set(title=f"learning ({band})", ylabel="test accuracy")

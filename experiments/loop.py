@@ -15,9 +15,9 @@ from experiments.data import Dataset, batches
 from experiments.methods import build_estimator
 from nmnc_jax import backprop, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
-from nmnc_jax.general import NoiseCorrelationState
 from nmnc_jax.models import MLP, ConvNet
 from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
 
 loss_fn = optax.softmax_cross_entropy_with_integer_labels

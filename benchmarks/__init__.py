@@ -1,0 +1,1 @@
+"""Benchmarks: what each estimator gives, and what it costs, with intervals, tables and figures."""

@@ -1,0 +1,351 @@
+"""What estimators cost: python -m benchmarks.throughput.
+
+On the strided 32x32 network at batch 128: time of a step over backpropagation's and over one clean
+forward pass; one probe pass over its floor; peak memory over the number of probes; compile time
+over the number of taps; a basis update over units and rank. Ratios come from one run, in turn.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import nmnc_jax
+from benchmarks.common import (
+    Row,
+    interleaved,
+    median_interval,
+    parse,
+    print_table,
+    progress,
+    save,
+    write_table,
+)
+from nmnc_jax import Estimator, Probe, no_tap, pca, run
+from nmnc_jax.correlate import correlations
+from nmnc_jax.models import ConvNet
+from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.taps import Tap
+from nmnc_jax.types import ApplyFn
+
+BATCH = 128
+RANK = 64
+loss_fn = optax.softmax_cross_entropy_with_integer_labels
+
+
+def strided_network() -> ConvNet:
+    """The strided network of `photos`: 32/32/64 channels and a dense layer of 128."""
+    return ConvNet((32, 32, 64), (2, 2, 1), 128, 10)
+
+
+def problem(model: ConvNet, side: int = 32, seed: int = 0) -> tuple[Any, Any]:
+    """Parameters and one batch; times do not depend on what the images show."""
+    images, labels = jax.random.split(jax.random.key(seed))
+    inputs = jax.random.normal(images, (BATCH, side, side, 3))
+    targets = jax.random.randint(labels, (BATCH,), 0, 10)
+    return jax.jit(model.init)(jax.random.key(1), inputs), (inputs, targets)
+
+
+class Stepper:
+    """One method's training step, with its state; calling it takes one step."""
+
+    def __init__(self, estimator: Estimator, params: Any, batch: Any):
+        optimiser = optax.adam(1e-4)
+
+        def step(state, number, batch):
+            params, moments, memory = state
+            key = jax.random.fold_in(jax.random.key(0), number)
+            gradients, memory, _ = estimator.estimate(key, params, batch, memory)
+            updates, moments = optimiser.update(gradients, moments, params)
+            return optax.apply_updates(params, updates), moments, memory
+
+        self.step = jax.jit(step, donate_argnums=0)
+        self.batch = batch
+        memory = estimator.init(params, batch)
+        # A copy: the state is donated, the parameters are shared.
+        self.state = jax.tree.map(jnp.copy, (params, optimiser.init(params), memory))
+        self.number = 0
+
+    def __call__(self) -> Any:
+        """Takes one step."""
+        self.state = self.step(self.state, self.number, self.batch)
+        self.number += 1
+        return self.state
+
+    def compile(self) -> Any:
+        """Compiles the step anew, without running it."""
+        return self.step.lower(self.state, 0, self.batch).compile()
+
+
+METHODS: dict[str, Callable[[Any, Any], Estimator]] = {
+    "backprop": nmnc_jax.backprop,
+    "dfa": nmnc_jax.direct_feedback_alignment,
+    "nmnc (default)": lambda f, loss: nmnc_jax.nmnc(f, loss, rank=RANK),
+    "nmnc, 1 probe every step": lambda f, loss: nmnc_jax.nmnc(
+        f, loss, rank=RANK, probe=Probe(num=1, difference="jvp"), update_every=1
+    ),
+    "vnc (default)": nmnc_jax.vnc,
+    "forward gradient, 1 probe": lambda f, loss: nmnc_jax.forward_gradient(
+        f, loss, probe=Probe(num=1, difference="jvp")
+    ),
+    "weight perturbation, 1 probe": lambda f, loss: nmnc_jax.weight_perturbation(f, loss, num=1),
+}
+
+
+def steps(full: bool) -> list[Row]:
+    """Time of a step of each method."""
+    model = strided_network()
+    params, batch = problem(model)
+    forward = jax.jit(lambda p, x: model.apply(p, x, no_tap))
+    functions: dict[str, Callable[[], Any]] = {"clean forward": lambda: forward(params, batch[0])}
+    for name in progress("steps: compiling", METHODS):
+        functions[name] = Stepper(METHODS[name](model.apply, loss_fn), params, batch)
+    # A turn spans whole refresh intervals.
+    times = interleaved(functions, rounds=20 if full else 6, calls=20)
+    rows = []
+    for name, seconds in times.items():
+        ratio = median_interval(seconds / times["backprop"])
+        rows.append(
+            {
+                "part": "step",
+                "what": name,
+                "milliseconds": 1000 * float(np.median(seconds)),
+                "over_backprop": ratio["median"],
+                "low": ratio["low"],
+                "high": ratio["high"],
+                "over_forward": float(np.median(seconds / times["clean forward"])),
+            }
+        )
+    return rows
+
+
+def probe_passes(full: bool) -> list[Row]:
+    """Time of one more probe pass, over that of the floating-point work after its tap.
+
+    The floor is the pass's operations, by XLA's own count, at the rate of the clean forward pass.
+    """
+    model = strided_network()
+    apply_fn: ApplyFn = model.apply
+    params, (inputs, _) = problem(model)
+    shapes = tap_shapes(apply_fn, params, inputs)
+    clean = jax.jit(lambda p, x: run(model.apply, p, x))
+    activations = clean(params, inputs)[1]
+    bases = {
+        name: pca(min(RANK, s.units)).init(name, activations[name].reshape(BATCH, -1)).basis
+        for name, s in shapes.items()
+    }
+
+    def probing(names: list[str], num: int) -> Callable[[], Any]:
+        probe = Probe(num=num, difference="jvp", chunk=1, scope="all_taps")
+
+        @jax.jit
+        def correlate(key, params, inputs, bases):
+            return correlations(
+                lambda tap: apply_fn(params, inputs, tap),
+                lambda name, z, dy: dy.T @ z,
+                key=key,
+                probe=probe,
+                clean=run(model.apply, params, inputs)[1],
+                shapes={name: shapes[name] for name in names},
+                bases=bases,
+                scales={name: jnp.ones(()) for name in names},
+                pooled=True,
+            )
+
+        return lambda: correlate(jax.random.key(0), params, inputs, bases)
+
+    def after(name: str) -> Callable[..., Any]:
+        return jax.jit(lambda p, x, value: model.apply(p, x, Tap(replay={name: value})))
+
+    flops = {"everything": _flops(clean, params, inputs)}
+    functions: dict[str, Callable[[], Any]] = {"everything": lambda: clean(params, inputs)}
+    groups = {name: [name] for name in shapes} | {"all taps": list(shapes)}
+    more = 8
+    for what in progress("probe passes: compiling", groups):
+        first = min(groups[what], key=lambda name: shapes[name].order)
+        rest = after(first)
+        flops[what] = _flops(rest, params, inputs, activations[first])
+        functions[f"{what}: rest"] = lambda rest=rest, first=first: rest(
+            params, inputs, activations[first]
+        )
+        functions[f"{what}: 1"] = probing(groups[what], 1)
+        functions[f"{what}: more"] = probing(groups[what], 1 + more)
+    times = interleaved(functions, rounds=20 if full else 8)
+    rows = []
+    for what in groups:
+        seconds = (times[f"{what}: more"] - times[f"{what}: 1"]) / more
+        floor = times["everything"] * flops[what] / flops["everything"]
+        ratio = median_interval(seconds / floor)
+        rows.append(
+            {
+                "part": "probe pass",
+                "what": what,
+                "milliseconds": 1000 * float(np.median(seconds)),
+                "over_floor": ratio["median"],
+                "low": ratio["low"],
+                "high": ratio["high"],
+                "over_clean_rest": float(np.median(seconds / times[f"{what}: rest"])),
+            }
+        )
+    return rows
+
+
+def _flops(function: Any, *arguments: Any) -> float:
+    return float(function.lower(*arguments).compile().cost_analysis()["flops"])
+
+
+def memory(full: bool) -> list[Row]:
+    """XLA's own count of a step's temporary memory, over the number of probes."""
+    model = strided_network()
+    params, batch = problem(model)
+    rows: list[Row] = []
+    counts = (8, 32, 128, 512) if full else (8, 64, 512)
+    work = [(num, chunk) for num in counts for chunk in (1, num)]
+    for num, chunk in progress("memory", work):
+        probe = Probe(num=num, chunk=chunk, difference="jvp", scope="all_taps")
+        estimator = nmnc_jax.nmnc(model.apply, loss_fn, rank=RANK, probe=probe, update_every=1)
+        used = Stepper(estimator, params, batch).compile().memory_analysis().temp_size_in_bytes
+        what = "chunk 1" if chunk == 1 else "all in one chunk"
+        first = next((row["megabytes"] for row in rows if row["what"] == what), used / 1e6)
+        rows.append(
+            {
+                "part": "memory",
+                "what": what,
+                "probes": num,
+                "megabytes": used / 1e6,
+                "over_fewest": used / 1e6 / first,
+            }
+        )
+    return rows
+
+
+def compile_times(full: bool) -> list[Row]:
+    """Time to trace and compile a step, over the number of taps."""
+    rows = []
+    for taps in progress("compile times", (2, 4, 8, 16) if full else (2, 4, 8)):
+        model = ConvNet((16,) * (taps - 1), (2,) + (1,) * (taps - 2), 32, 10)
+        params, batch = problem(model)
+        seconds = {}
+        for scope in ("backprop", "each_tap", "all_taps"):
+            estimator = nmnc_jax.backprop(model.apply, loss_fn)
+            if scope != "backprop":
+                probe = Probe(num=1, difference="jvp", scope=scope)  # pyright: ignore
+                estimator = nmnc_jax.nmnc(model.apply, loss_fn, rank=RANK, probe=probe)
+            stepper = Stepper(estimator, params, batch)
+            start = time.perf_counter()
+            stepper.compile()
+            seconds[scope] = time.perf_counter() - start
+            rows.append(
+                {
+                    "part": "compile",
+                    "what": scope,
+                    "taps": taps,
+                    "seconds": seconds[scope],
+                    "over_backprop": seconds[scope] / seconds["backprop"],
+                }
+            )
+    return rows
+
+
+def basis_updates(full: bool) -> list[Row]:
+    """Time of a basis update, and its share of a step at the default interval.
+
+    The step is backpropagation's in a strided network with 50,176 units at its first tap.
+    """
+    model = ConvNet((16, 32, 64), (2, 2, 2), 128, 10)
+    params, batch = problem(model, side=112)
+    functions: dict[str, Callable[[], Any]] = {
+        "step": Stepper(nmnc_jax.backprop(model.apply, loss_fn), params, batch)
+    }
+    sizes = [(n, d) for n in (5_000, 50_000) for d in (64, 256)]
+    for units, rank in sizes + ([(200_000, 512)] if full else []):
+        rows = jax.random.normal(jax.random.key(0), (BATCH, units))
+        manifold = pca(rank)
+        state = jax.jit(manifold.init, static_argnums=0)("x", rows)
+        update = jax.jit(manifold.update or manifold.init)
+        functions[f"{units} {rank}"] = lambda update=update, state=state, rows=rows: update(
+            state, rows
+        )
+    print("basis updates: timing", flush=True)
+    times = interleaved(functions, rounds=10 if full else 4)
+    rows = []
+    for name, seconds in times.items():
+        if name == "step":
+            continue
+        units, rank = map(int, name.split())
+        rows.append(
+            {
+                "part": "basis update",
+                "what": f"n = {units:,}, d = {rank}",
+                "milliseconds": 1000 * float(np.median(seconds)),
+                "share_of_step": float(np.median(seconds / times["step"]) / pca(rank).update_every),
+            }
+        )
+    return rows
+
+
+PARTS = {
+    "step": (steps, ["what", "milliseconds", "over_backprop", "low", "high", "over_forward"]),
+    "probe pass": (
+        probe_passes,
+        ["what", "milliseconds", "over_floor", "low", "high", "over_clean_rest"],
+    ),
+    "memory": (memory, ["what", "probes", "megabytes", "over_fewest"]),
+    "compile": (compile_times, ["what", "taps", "seconds", "over_backprop"]),
+    "basis update": (basis_updates, ["what", "milliseconds", "share_of_step"]),
+}
+
+
+def main() -> None:
+    """Runs every part, writes throughput.csv and throughput.png."""
+    options = parse("throughput", __doc__ or "")
+    rows: dict[str, list[Row]] = {}
+    for part, (measure, columns) in PARTS.items():
+        rows[part] = measure(options.full)
+        print(f"\n{part}")
+        print_table(rows[part], columns)
+        write_table(options.out / "throughput.csv", [row for some in rows.values() for row in some])
+    save(draw(rows), options.out / "throughput.png")
+
+
+def draw(rows: dict[str, list[Row]]) -> Figure:
+    """One panel for each part."""
+    figure = Figure(figsize=(15, 7), layout="constrained")
+    step, probe, used, compiled, basis, empty = figure.subplots(2, 3).reshape(-1)
+    empty.axis("off")
+    for panel, part, column, title in (
+        (step, "step", "over_backprop", "time of a step over backpropagation's"),
+        (probe, "probe pass", "over_floor", "time of a probe pass over its floor"),
+    ):
+        names = [row["what"] for row in rows[part]]
+        middle = np.array([row[column] for row in rows[part]])
+        ends = [[row[end] for row in rows[part]] for end in ("low", "high")]
+        spread = np.abs([middle - ends[0], ends[1] - middle])
+        panel.barh(names, middle, xerr=spread, color="tab:red", alpha=0.7)
+        panel.axvline(1, color="gray", linewidth=1)
+        panel.invert_yaxis()
+        panel.set(title=title, xlabel="ratio (median of rounds, 95 % interval)")
+    for panel, part, x, y, xlabel, ylabel, title in (
+        (used, "memory", "probes", "megabytes", "probes K", "MB", "temporary memory of a step"),
+        (compiled, "compile", "taps", "seconds", "taps", "seconds", "trace and compile a step"),
+    ):
+        for what in dict.fromkeys(row["what"] for row in rows[part]):
+            some = [row for row in rows[part] if row["what"] == what]
+            panel.plot([r[x] for r in some], [r[y] for r in some], "o-", label=what)
+        panel.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log")
+        panel.legend(frameon=False)
+    used.set_yscale("log")
+    for row in rows["basis update"]:
+        basis.barh(row["what"], 100 * row["share_of_step"], color="tab:blue")
+    basis.invert_yaxis()
+    basis.set(title="basis update, at its default interval", xlabel="% of a backpropagation step")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
