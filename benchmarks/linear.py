@@ -118,8 +118,14 @@ def measure(point: Point, replicates: int, seed: int) -> tuple[Row, list[float]]
         return coordinates if basis is None else coordinates @ basis.T
 
     keys = jax.random.split(jax.random.key(seed), replicates)
-    drawn = jax.jit(jax.vmap(estimate, in_axes=(0, None, None, None)))(keys, params, batch, state)
-    drawn = np.asarray(drawn, np.float64)
+
+    def draw_all(keys, params, batch, state):
+        together = 1 if point.kind == "orthogonal" else replicates
+        return jax.lax.map(
+            lambda key: estimate(key, params, batch, state), keys, batch_size=together
+        )
+
+    drawn = np.asarray(jax.jit(draw_all)(keys, params, batch, state), np.float64)
 
     exact = jacobians["first"]
     if point.readout == "loss":

@@ -94,7 +94,7 @@ def draw(
         frames = haar_frames(key, probe.num * batch, dimension, dtype)
         return frames.reshape(probe.num, batch, dimension)
     keys = jax.random.split(key, batch)
-    frames = jax.vmap(lambda key: haar_frames(key, probe.num, dimension, dtype))(keys)
+    frames = jax.lax.map(lambda key: haar_frames(key, probe.num, dimension, dtype), keys)
     return frames.swapaxes(0, 1)
 
 
@@ -111,7 +111,9 @@ def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
     width = min(count, dimension)
     frames = -(-count // dimension)
     gaussian = jax.random.normal(key, (frames, dimension, width), dtype)
-    q, r = jnp.linalg.qr(gaussian)
+    # One frame after another: on CPU a batched factorisation waits in a pool thread for others of
+    # the pool, and as many at once as there are threads (one for each tap) wait for ever.
+    q, r = jax.lax.map(jnp.linalg.qr, gaussian)
     # QR alone is not Haar: its signs depend on the algorithm.
     q = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None, :]
     rows = q.swapaxes(1, 2).reshape(frames * width, dimension)[:count]
