@@ -179,7 +179,12 @@ def _row(
 
 
 def _z(samples: np.ndarray, expected: float) -> float:
-    return float((samples.mean() - expected) / (samples.std(ddof=1) / np.sqrt(len(samples))))
+    """Distance of the mean from its expectation in standard errors, and rounding.
+
+    Half a frame of orthogonal probes errs by the same amount in every draw.
+    """
+    error = samples.std(ddof=1) / np.sqrt(len(samples))
+    return float((samples.mean() - expected) / (error + 1e-5 * abs(expected)))
 
 
 def _apply(params, inputs, tap):
