@@ -73,7 +73,7 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         batch = jnp.asarray(data.train_inputs[first]), jnp.asarray(data.train_targets[first])
         # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
         seeded = build_estimator(dataclasses.replace(config, seed=seed), apply_fn, loss_fn, shapes)
-        return TrainState(params, optimiser.init(params), seeded.init(params, batch))
+        return TrainState(params, optimiser.init(params), jax.jit(seeded.init)(params, batch))
 
     def train_step(state, key, inputs, targets, indices):
         batch = inputs[indices], targets[indices]

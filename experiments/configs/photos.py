@@ -12,5 +12,5 @@ config = Config(
     strides=(2, 2, 1),
     basis_update_every=100,
     basis_decay=0.7,
-    log_every=150,
+    log_every=300,
 )
