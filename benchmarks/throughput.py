@@ -228,7 +228,7 @@ def compile_times(full: bool) -> list[Row]:
     """Time to trace and compile a step, over the number of taps."""
     rows = []
     for taps in progress("compile times", (2, 4, 8, 16) if full else (2, 4, 8)):
-        model = ConvNet((16,) * (taps - 1), (2,) + (1,) * (taps - 2), 32, 10)
+        model = ConvNet((16,) * (taps - 1), (2,) + (1,) * (taps - 2), 64, 10)
         params, batch = problem(model)
         seconds = {}
         for scope in ("backprop", "each_tap", "all_taps"):

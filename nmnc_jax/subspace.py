@@ -160,7 +160,7 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
     return Subspace(init)
 
 
-def pca(rank: Rank, *, update_every: int = 10, decay: float = 0.95) -> Subspace:
+def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
     """The neural manifold: principal components of each tap's own activity, streamed.
 
     Each update merges a batch with the running mean and factorisation of all earlier ones, whose
