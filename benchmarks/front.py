@@ -201,6 +201,7 @@ def draw(rows: list[Row]) -> Figure:
     """Alignment over cost, of the credit and of one step's gradient."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     panels = figure.subplots(1, 2)
+    numbers = {row["setting"]: place + 1 for place, row in enumerate(rows)}
     for panel, what, title in (
         (panels[0], "credit", "credit against exact credit, mean over taps (2,048 examples)"),
         (panels[1], "gradient", "one step's gradient against the exact one of 2,048 examples"),
@@ -217,10 +218,15 @@ def draw(rows: list[Row]) -> Figure:
                 marker="o",
                 capsize=2,
             )
-            panel.annotate(f" {row['setting']}", (row["over_backprop"], row[what]), fontsize=7)
+            place = (row["over_backprop"], row[what])
+            panel.annotate(str(numbers[row["setting"]]), place, (3, 3), fontsize=8,
+                           textcoords="offset points")  # fmt: skip
         panel.axvline(1, color="lightgray", zorder=0)
         panel.set(title=title, ylabel="cosine (bars: spread over training)",
                   xlabel="time of a step over backpropagation's (95 % interval)")  # fmt: skip
+    for name, number in numbers.items():
+        panels[1].plot([], [], "o", color=SETTINGS[name][0], label=f"{number}  {name}")
+    figure.legend(loc="outside right center", frameon=False, title="probes of each tap", fontsize=8)
     return figure
 
 
