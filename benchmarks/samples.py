@@ -296,6 +296,9 @@ def draw(rows: list[Row], curves: dict[tuple[int, str], Any]) -> Figure:
         (passes, "forward-pass equivalents for 0.9"),
     ):
         panel.set(title=title, xscale="log", yscale="log", xlabel="width (open: extrapolated)")
+        widths = sorted({width for width, _ in curves})
+        panel.set_xticks(widths, [str(width) for width in widths])
+        panel.minorticks_off()
     return figure
 
 

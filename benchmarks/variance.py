@@ -194,15 +194,14 @@ def draw(rows: list[Row], real: list[Row]) -> Figure:
     figure = Figure(figsize=(15, 8), layout="constrained")
     above, below = figure.subplots(2, 4)
     for panel, field in zip(above, NAMES, strict=True):
-        # The point that all series share is in that of the probes.
-        base = {"probes": 4, "units": 64, "batch": 4}
-        shared = [row for row in rows if base.items() <= row.items() and row["scope"] == "each_tap"]
         some = [row for row in rows if row["varies"] == field]
         if field != "probes":
+            # The point that all series share is in that of the probes.
+            shared = [row for row in rows if row["varies"] == "probes" and row["probes"] == 4]
             some += [row for row in shared if field != "dimension" or row["dimension"] == 16]
-        _draw_law(panel, sorted(some, key=lambda row: str(row[field]).zfill(4)), field)
+        _draw_law(panel, sorted(some, key=lambda row: int(row[field])), field)
     above[0].set_ylabel("variance / squared norm of the Jacobian")
-    above[0].legend(frameon=False, fontsize=7)
+    above[2].legend(*above[0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="center")
     stages = sorted({row["stage"] for row in real})
     titles = ("at initialisation", "midway", "at the end of training")
     for panel, stage, title in zip(below, stages, titles, strict=False):
@@ -251,8 +250,9 @@ def _draw_law(panel: Axes, rows: list[Row], field: str) -> None:
                            markersize=4, markerfacecolor=filled,
                            label=f"{kind}, {where}")  # fmt: skip
             panel.plot(x, [row["variance_law"] for row in some], color=colour, linewidth=0.8)
-    panel.set(xscale="log", xlabel=NAMES[field], title=f"linear network, over {NAMES[field]}")
+    panel.set(xscale="log", xlabel=NAMES[field], title="linear network (lines: the law)")
     panel.set_yscale("symlog", linthresh=1e-3)
+    panel.set_ylim(bottom=-2e-4)
 
 
 NAMES = {
