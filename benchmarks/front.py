@@ -3,7 +3,8 @@
 One network is trained on `photos` by backpropagation. Every setting watches: in each step it makes
 its own estimate of the gradient on the same batch and parameters and remembers what it likes, but
 backpropagation's update is the one taken. So settings differ in nothing but themselves, and their
-times come from one loop, in turn. The default of `nmnc` is chosen from this figure.
+times come from one loop, in turn. Settings without another method's name are those of `nmnc`, whose
+default is chosen from this figure.
 """
 
 import time
@@ -18,9 +19,17 @@ from matplotlib.figure import Figure
 
 import nmnc_jax
 from benchmarks.common import Row, bootstrap, parse, print_table, save, write_table
-from benchmarks.throughput import strided_network
+from benchmarks.throughput import loss_fn, strided_network
 from experiments.data import batches, load
-from nmnc_jax import Estimator, Probe, credit_from_state
+from nmnc_jax import (
+    Estimator,
+    Probe,
+    Subspace,
+    credit_from_state,
+    isotropic,
+    learned_feedback,
+    pca,
+)
 from nmnc_jax.diagnostics import alignment, cosine
 
 BATCH = 128
@@ -28,55 +37,41 @@ RANK = 64
 LARGE = 2048
 CHUNK = 256
 BLOCK = 20
-loss_fn = optax.softmax_cross_entropy_with_integer_labels
 
 
-def nmnc(
-    num: int, every: int, *, rank: int = RANK, decay: float = 0.9, **probe: Any
+def correlated(
+    num: int,
+    every: int = 1,
+    *,
+    subspace: Subspace = pca(RANK, update_every=100, decay=0.7),  # noqa: B008 (pure functions)
+    readout: Any = "output",
+    decay: float | None = 0.9,
+    **probe: Any,
 ) -> Callable[[Any], Estimator]:
-    """The output readout in the manifold."""
-    probe = {"difference": "jvp", **probe}
-    return lambda apply_fn: nmnc_jax.nmnc(
-        apply_fn,
-        loss_fn,
-        rank=rank,
-        probe=Probe(num=num, **probe),
-        feedback_decay=decay,
-        update_every=every,
-        basis_update_every=100,
-        basis_decay=0.7,
+    """A member of the family, with nothing left to the library's defaults."""
+    chosen = Probe(num=num, **{"difference": "jvp", **probe})
+    feedback = None if decay is None else learned_feedback(decay, update_every=every)
+    return lambda apply_fn: nmnc_jax.noise_correlation(
+        apply_fn, loss_fn, subspace=subspace, readout=readout, probe=chosen, feedback=feedback
     )
 
 
 SETTINGS: dict[str, tuple[str, Callable[[Any], Estimator]]] = {
     "backprop": ("black", lambda f: nmnc_jax.backprop(f, loss_fn)),
     "dfa": ("tab:gray", lambda f: nmnc_jax.direct_feedback_alignment(f, loss_fn)),
-    "vnc, 1 each step": (
-        "tab:blue",
-        lambda f: nmnc_jax.vnc(f, loss_fn, probe=Probe(num=1, difference="jvp")),
-    ),
-    "1 each step": ("tab:red", nmnc(1, 1)),
-    "1 each step, central": ("tab:orange", nmnc(1, 1, difference="central", sigma=1e-3)),
-    "1 each step, all taps": ("tab:pink", nmnc(1, 1, scope="all_taps")),
-    "1 each step, orthogonal": ("tab:purple", nmnc(1, 1, kind="orthogonal")),
-    "1 every 5th": ("tab:red", nmnc(1, 5)),
-    "1 every 10th": ("tab:red", nmnc(1, 10)),
-    "1 every 10th, orthogonal": ("tab:purple", nmnc(1, 10, kind="orthogonal")),
-    "1 every 10th, all taps": ("tab:pink", nmnc(1, 10, scope="all_taps")),
-    "4 every 10th, decay 0.5": ("tab:red", nmnc(4, 10, decay=0.5)),
-    "1 every 20th": ("tab:red", nmnc(1, 20)),
-    "loss readout": (
-        "tab:brown",
-        lambda f: nmnc_jax.forward_gradient(
-            f, loss_fn, rank=RANK, probe=Probe(num=1, difference="jvp")
-        ),
-    ),
-    "loss readout, control variate": (
-        "tab:brown",
-        lambda f: nmnc_jax.forward_gradient(
-            f, loss_fn, rank=RANK, probe=Probe(num=1, difference="jvp"), feedback_decay=0.9
-        ),
-    ),
+    "vnc, 1 each step": ("tab:blue", correlated(1, subspace=isotropic())),
+    "1 each step": ("tab:red", correlated(1, 1)),
+    "1 each step, central": ("tab:orange", correlated(1, 1, difference="central", sigma=1e-3)),
+    "1 each step, all taps": ("tab:pink", correlated(1, 1, scope="all_taps")),
+    "1 each step, orthogonal": ("tab:purple", correlated(1, 1, kind="orthogonal")),
+    "1 every 5th": ("tab:red", correlated(1, 5)),
+    "1 every 10th": ("tab:red", correlated(1, 10)),
+    "1 every 10th, orthogonal": ("tab:purple", correlated(1, 10, kind="orthogonal")),
+    "1 every 10th, all taps": ("tab:pink", correlated(1, 10, scope="all_taps")),
+    "4 every 10th, decay 0.5": ("tab:red", correlated(4, 10, decay=0.5)),
+    "1 every 20th": ("tab:red", correlated(1, 20)),
+    "loss readout": ("tab:brown", correlated(1, readout="loss", decay=None)),
+    "loss readout, control variate": ("tab:brown", correlated(1, readout="loss")),
 }
 
 
