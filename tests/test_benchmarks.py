@@ -22,7 +22,7 @@ def _no_key_checks():
 @pytest.mark.parametrize("dimension", [4, None])
 def test_linear_points_obey_their_law(kind, readout, dimension):
     point = Point("probes", kind, readout, dimension=dimension, probes=3, units=12, batch=2)
-    row, scores = linear.measure(point, replicates=400, seed=0)
+    row, scores = linear.measure(point, replicates=3000, seed=0)
     assert len(scores) == 1 + linear.DIRECTIONS
     assert np.abs(scores).max() < 4
     assert row["variance_low"] < row["variance"] < row["variance_high"]
@@ -31,7 +31,7 @@ def test_linear_points_obey_their_law(kind, readout, dimension):
 
 def test_taps_together_obey_their_law():
     point = Point("scope", scope="all_taps", dimension=4, probes=2, units=12, batch=2)
-    _, scores = linear.measure(point, replicates=400, seed=1)
+    _, scores = linear.measure(point, replicates=3000, seed=1)
     assert np.abs(scores).max() < 4
 
 
