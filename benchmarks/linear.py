@@ -125,7 +125,9 @@ def measure(point: Point, replicates: int, seed: int) -> tuple[Row, list[float]]
             lambda key: estimate(key, params, batch, state), keys, batch_size=together
         )
 
-    drawn = np.asarray(jax.jit(draw_all)(keys, params, batch, state), np.float64)
+    # Compiling takes nearly all the time of a point, and optimising half of that.
+    quickly = jax.jit(draw_all, compiler_options={"xla_backend_optimization_level": 0})
+    drawn = np.asarray(quickly(keys, params, batch, state), np.float64)
 
     exact = jacobians["first"]
     if point.readout == "loss":
