@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.memory import keep_memory
@@ -151,6 +152,12 @@ def print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 def _told(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def double(panel: Axes) -> None:
+    """Gives a panel a horizontal axis of doublings, with plain numbers at its ticks."""
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter("{x:g}")
 
 
 def save(figure: Figure, path: Path) -> None:

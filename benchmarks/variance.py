@@ -15,7 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import linear
-from benchmarks.common import Row, bootstrap, parse, print_table, progress, save, write_table
+from benchmarks.common import (
+    Row,
+    bootstrap,
+    double,
+    parse,
+    print_table,
+    progress,
+    save,
+    write_table,
+)
 from benchmarks.networks import Trained, correlation, loss_fn, train
 from experiments.data import load
 from nmnc_jax import direct_feedback_alignment, weight_perturbation
@@ -216,7 +225,8 @@ def draw(rows: list[Row], real: list[Row]) -> Figure:
                 continue
             panel.errorbar(x, middle, np.abs([middle - low, high - middle]), color=colour,
                            linestyle=style, label=name, capsize=2)  # fmt: skip
-        panel.set(title=f"digits, {title}", xscale="log", xlabel="probes K per example and tap",
+        double(panel)
+        panel.set(title=f"digits, {title}", xlabel="probes K per example and tap",
                   ylim=(-0.05, 1.02))  # fmt: skip
     below[0].set_ylabel("cosine of one step's gradient with the exact one")
     handles, labels = below[0].get_legend_handles_labels()
@@ -250,7 +260,8 @@ def _draw_law(panel: Axes, rows: list[Row], field: str) -> None:
                            markersize=4, markerfacecolor=filled,
                            label=f"{kind}, {where}")  # fmt: skip
             panel.plot(x, [row["variance_law"] for row in some], color=colour, linewidth=0.8)
-    panel.set(xscale="log", xlabel=NAMES[field], title="linear network (lines: the law)")
+    double(panel)
+    panel.set(xlabel=NAMES[field], title="linear network (lines: the law)")
     panel.set_yscale("symlog", linthresh=1e-3)
     panel.set_ylim(bottom=-2e-4)
 

@@ -8,9 +8,9 @@ def keep_memory() -> None:
     """Makes glibc keep freed memory instead of returning each step's buffers to the system.
 
     Buffers of more than 32 MiB are otherwise mapped anew in every step, which made the strided
-    network at batch 128 up to 1.5 times slower on CPU. So are those of the heaps that glibc gives to
-    other threads, whatever the threshold: all threads share the main one. Elsewhere than glibc it
-    does nothing.
+    network at batch 128 up to 1.5 times slower on CPU. So are those of the heaps that glibc gives
+    to other threads, whatever the threshold: all threads share the main one. Elsewhere than glibc
+    it does nothing.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -24,7 +24,7 @@ def nmnc(
     loss_fn: LossFn,
     *,
     rank: Rank,
-    probe: Probe = Probe(num=1, difference="jvp"),  # noqa: B008 (frozen)
+    probe: Probe = Probe(num=1, kind="orthogonal", difference="jvp"),  # noqa: B008 (frozen)
     feedback_decay: float = 0.9,
     update_every: int = 10,
     basis_update_every: int = 100,
@@ -33,7 +33,8 @@ def nmnc(
     """Neural manifold noise correlation: learned feedback from noise in the principal components.
 
     The defaults are those of the front of cost against alignment (`python -m benchmarks.front`): a
-    step costs less than backpropagation's, at nearly the alignment of a refresh in every step. A
+    step costs no more than backpropagation's, at nearly the alignment of a refresh in every step;
+    orthogonal probes leave less variance at the same cost (`python -m benchmarks.variance`). A
     model with a stage that has no derivative takes ``probe=Probe(difference="central")``.
 
     Args:
