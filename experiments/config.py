@@ -18,14 +18,18 @@ class Config:
 
     data: Literal["digits", "mnist5k", "photos"]
     """Data set."""
-    model: Literal["mlp", "conv"]
-    """Architecture: dense layers, or strided 3x3 convolutions with GroupNorm and a dense layer."""
+    model: Literal["mlp", "conv", "vit"]
+    """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; or a
+    vision transformer."""
     features: tuple[int, ...]
-    """Hidden units of each dense layer (mlp) or channels of each convolution (conv)."""
+    """Hidden units of each dense layer (mlp), channels of each convolution (conv) or width of the
+    residual stream in each block, the same in all (vit)."""
     strides: tuple[int, ...] = ()
     """Stride of each convolution (conv)."""
     dense: int = 128
     """Units of the dense layer after the convolutions (conv)."""
+    patch: int = 8
+    """Side of the image patches (vit)."""
     variant: Literal["plain", "hard"] = "plain"
     """photos only: "hard" removes colour, brightness and contrast as cues."""
     validation: bool = False
@@ -79,7 +83,7 @@ class Config:
         Raises:
             UserError: naming the field, what it got and what it takes.
         """
-        counts = ("steps", "batch", "rank", "probes", "update_every", "basis_batch",
+        counts = ("steps", "batch", "rank", "probes", "patch", "update_every", "basis_batch",
                   "basis_update_every", "log_every", "alignment_batch")  # fmt: skip
         for field in counts:
             if getattr(self, field) < 1:
@@ -88,6 +92,8 @@ class Config:
             raise UserError(f"learning_rate is {self.learning_rate}; it takes a positive number")
         if self.model == "conv" and len(self.strides) != len(self.features):
             raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
+        if self.model == "vit" and len(set(self.features)) != 1:
+            raise UserError(f"features is {self.features}; a vit takes one width for all blocks")
 
 
 def config_names() -> list[str]:

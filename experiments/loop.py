@@ -15,7 +15,7 @@ from experiments.data import Dataset, batches
 from experiments.methods import build_estimator
 from nmnc_jax import backprop, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
-from nmnc_jax.models import MLP, ConvNet
+from nmnc_jax.models import MLP, ConvNet, VisionTransformer
 from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
@@ -48,10 +48,12 @@ class Trainer(NamedTuple):
     measure: Callable[[TrainState, Array, Batch], dict[str, Any]]
 
 
-def build_model(config: Config, classes: int) -> MLP | ConvNet:
+def build_model(config: Config, classes: int) -> MLP | ConvNet | VisionTransformer:
     """Builds the network that a configuration describes."""
     if config.model == "mlp":
         return MLP(config.features, classes)
+    if config.model == "vit":
+        return VisionTransformer(config.features[0], len(config.features), config.patch, classes)
     return ConvNet(config.features, config.strides, config.dense, classes)
 
 

@@ -13,6 +13,7 @@ from nmnc_jax.estimators import (
 )
 from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
 from nmnc_jax.general import noise_correlation
+from nmnc_jax.groups import grouped
 from nmnc_jax.probes import Probe
 from nmnc_jax.subspace import Subspace, fixed_subspace, isotropic, pca, random_subspace
 from nmnc_jax.taps import no_tap, run
@@ -31,6 +32,7 @@ __all__ = [
     "fixed_subspace",
     "forward_gradient",
     "gradients_from_credit",
+    "grouped",
     "isotropic",
     "learned_feedback",
     "nmnc",

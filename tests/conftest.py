@@ -2,8 +2,10 @@
 
 import os
 
+# Most of the tests' time is compilation, and no law depends on how well the code is optimised.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 )
 
 import jax

@@ -5,40 +5,79 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nmnc_jax import run
-from nmnc_jax.models import MLP, ConvNet
+from nmnc_jax import gradients_from_credit, run
+from nmnc_jax.diagnostics import exact_credit, exact_gradient
+from nmnc_jax.models import MLP, ConvNet, VisionTransformer
+from tests.cases import relative_error, squared_error
 
+DENSE = ["dense0", "dense1"]
+CONV = ["conv0", "conv1", "dense"]
+STREAM = ["attention0", "attention1", "embedding", "mlp0", "mlp1"]
+VIT = VisionTransformer(width=16, depth=2, patch=7, outputs=10)
 MODELS = {
-    "mlp": (MLP((16, 8), 10), (8, 8, 1)),
-    "conv 8x8": (ConvNet((8, 8), (1, 2), 16, 10), (8, 8, 1)),
-    "conv 28x28": (ConvNet((8, 16), (2, 2), 16, 10), (28, 28, 1)),
-    "conv 32x32": (ConvNet((8, 16), (2, 2), 16, 10), (32, 32, 3)),
+    "mlp": (MLP((16, 8), 10), (8, 8, 1), DENSE),
+    "conv 8x8": (ConvNet((8, 8), (1, 2), 16, 10), (8, 8, 1), CONV),
+    "conv 28x28": (ConvNet((8, 16), (2, 2), 16, 10), (28, 28, 1), CONV),
+    "conv 32x32": (ConvNet((8, 16), (2, 2), 16, 10), (32, 32, 3), CONV),
+    "transformer": (VIT, (28, 28, 1), STREAM),
 }
+
+
+@pytest.fixture(autouse=True)
+def _promotion_that_flax_takes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_taps(name):
-    model, shape = MODELS[name]
+    model, shape, taps = MODELS[name]
     inputs = jax.random.normal(jax.random.key(0), (4, *shape))
     params = model.init(jax.random.key(1), inputs)
     outputs, activations = run(model.apply, params, inputs)
     assert outputs.shape == (4, 10)
-    expected = ["dense0", "dense1"] if name == "mlp" else ["conv0", "conv1", "dense"]
-    assert sorted(activations) == expected
+    assert sorted(activations) == taps
     for activation in activations.values():
-        assert float(activation.min()) == 0
+        # Rectified, except for the residual stream.
+        assert (float(activation.min()) == 0) == (name != "transformer")
         assert float(activation.max()) > 0
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_examples_perturbation_stays_with_it(name):
     """As batch statistics would not allow."""
-    model, shape = MODELS[name]
+    model, shape, _ = MODELS[name]
     inputs = jax.random.normal(jax.random.key(0), (4, *shape))
     params = model.init(jax.random.key(1), inputs)
     outputs, activations = run(model.apply, params, inputs)
     first = sorted(activations)[0]
-    noise = jnp.zeros_like(activations[first]).at[2].set(1.0)
+    noise = jax.random.normal(jax.random.key(2), activations[first].shape)
+    noise = noise * (jnp.arange(4) == 2).reshape(-1, *[1] * (noise.ndim - 1))
     noisy, _ = run(model.apply, params, inputs, noise={first: noise})
     changed = np.abs(noisy - outputs).max(1) > 1e-6
     assert changed.tolist() == [False, False, True, False]
+
+
+def test_exact_credit_in_the_residual_stream_is_the_gradient():
+    inputs = jax.random.normal(jax.random.key(0), (4, 28, 28, 1))
+    params = VIT.init(jax.random.key(1), inputs)
+    batch = inputs, jnp.ones((4, 10))
+    credit, error = exact_credit(VIT.apply, squared_error, params, batch)
+    ours = gradients_from_credit(VIT.apply, params, inputs, credit=credit, output_error=error)
+    params_of = jax.jit(lambda params: exact_gradient(VIT.apply, squared_error, params, batch))
+    # The gradient of a key's bias is zero: softmax does not see what all keys share.
+    ours, theirs = (
+        {"/".join(k.key for k in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (ours, params_of(params))
+    )
+    zero = [name for name in ours if name.endswith("key/bias")]
+    assert len(zero) == 2
+    assert (
+        relative_error(*({k: v for k, v in t.items() if k not in zero} for t in (ours, theirs)))
+        < 1e-4
+    )
+
+
+def test_a_patch_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="patch is 7; it takes a divisor"):
+        VIT.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))

@@ -28,7 +28,10 @@ PIPELINE = (
     "general",
     "baselines",
     "estimators",
+    "groups",
+    "transforms",
     "diagnostics",
+    "linen",
     "models",
 )
 MODULES = sorted(m.name for m in pkgutil.walk_packages(nmnc_jax.__path__, "nmnc_jax."))

@@ -2,5 +2,6 @@
 
 from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
+from nmnc_jax.models.transformer import VisionTransformer
 
-__all__ = ["MLP", "ConvNet"]
+__all__ = ["MLP", "ConvNet", "VisionTransformer"]

@@ -1,0 +1,74 @@
+"""One estimator for each group of parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from nmnc_jax.types import Array, Batch, Estimator, Info, Params, PyTree
+
+
+def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
+    """Composes estimators: each parameter's gradient is that of its group's estimator.
+
+    All of them see the whole model. What they share, such as the clean pass, is computed once in a
+    compiled step, and what no group uses is not computed at all: backpropagation for the last
+    layers goes no deeper than they do.
+
+    Args:
+        estimators: group to estimator; the first one's `Info` is returned.
+        labels: a tree of groups, like the parameters or a prefix of them, as `optax.partition`
+            takes it.
+
+    Returns:
+        An `Estimator` whose state is a dict of the groups' states.
+
+    Raises:
+        ValueError: if a label has no estimator or an estimator no label; (from estimate) if
+            `labels` is no prefix of the parameters.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax import backprop, grouped, nmnc
+        >>> def model(params, inputs, tap):
+        ...     hidden = tap("hidden", jnp.tanh(inputs @ params["body"]))
+        ...     return hidden @ params["head"]
+        >>> squared_error = lambda outputs, targets: ((outputs - targets) ** 2).sum(-1)
+        >>> estimator = grouped(
+        ...     {"noise": nmnc(model, squared_error, rank=2),
+        ...      "exact": backprop(model, squared_error)},
+        ...     {"body": "noise", "head": "exact"})
+        >>> params = {"body": jnp.ones((3, 4)) / 9, "head": jnp.ones((4, 2))}
+        >>> batch = jnp.ones((5, 3)), jnp.zeros((5, 2))
+        >>> state = estimator.init(params, batch)
+        >>> gradients, state, info = estimator.estimate(jax.random.key(0), params, batch, state)
+        >>> jax.tree.map(jnp.shape, gradients)
+        {'body': (3, 4), 'head': (4, 2)}
+    """
+    named = set(jax.tree.leaves(labels))
+    if named != set(estimators):
+        raise ValueError(
+            f"labels has the groups {sorted(named)}; it takes those of the estimators, "
+            f"{sorted(estimators)}"
+        )
+
+    def init(params: Params, batch: Batch) -> dict[str, Any]:
+        return {group: estimator.init(params, batch) for group, estimator in estimators.items()}
+
+    def estimate(
+        key: Array, params: Params, batch: Batch, state: dict[str, Any]
+    ) -> tuple[Params, dict[str, Any], Info]:
+        keys = jax.random.split(key, len(estimators))
+        found, after, told = {}, {}, []
+        for group_key, (group, estimator) in zip(keys, estimators.items(), strict=True):
+            found[group], after[group], info = estimator.estimate(
+                group_key, params, batch, state[group]
+            )
+            told.append(info)
+
+        def choose(label: str, *parts: PyTree) -> PyTree:
+            return dict(zip(found, parts, strict=True))[label]
+
+        return jax.tree.map(choose, labels, *found.values()), after, told[0]
+
+    return Estimator(init, estimate)

@@ -1,0 +1,76 @@
+"""Estimators as Optax gradient transformations. Import it by name: it needs Optax."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from nmnc_jax.types import Array, Batch, Estimator, Params, PyTree
+
+
+class EstimatedState(NamedTuple):
+    """State of `as_transformation`.
+
+    Attributes:
+        estimator: the estimator's own state.
+        loss: batch-mean loss of the last estimate, a scalar; infinite before the first.
+    """
+
+    estimator: Any
+    loss: Array
+
+
+def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTransformationExtraArgs:
+    """Puts an estimator inside an Optax chain, where it replaces the incoming updates.
+
+    Args:
+        estimator: any estimator of the library.
+        batch: (inputs, targets) that ``init`` gives to the estimator's, to fit its first basis.
+
+    Returns:
+        A transformation whose update takes the extra arguments ``key`` and ``batch`` and ignores
+        those of others, as it ignores the incoming updates (pass the parameters). The loss stays in
+        the state: ``optax.tree.get(state, "loss")``.
+
+    Raises:
+        ValueError: (from update) if the parameters, `key` or `batch` are missing, or as the
+            estimator does.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from nmnc_jax import nmnc
+        >>> from nmnc_jax.transforms import as_transformation
+        >>> model = lambda params, inputs, tap: tap("hidden", jnp.tanh(inputs @ params)) @ params.T
+        >>> squared_error = lambda outputs, targets: ((outputs - targets) ** 2).sum(-1)
+        >>> params, batch = jnp.ones((3, 4)) / 9, (jnp.ones((5, 3)), jnp.ones((5, 3)))
+        >>> optimiser = optax.chain(
+        ...     as_transformation(nmnc(model, squared_error, rank=2), batch), optax.adam(1e-2))
+        >>> state = optimiser.init(params)
+        >>> updates, state = optimiser.update(
+        ...     params, state, params, key=jax.random.key(0), batch=batch)
+        >>> updates.shape, optax.tree.get(state, "loss").shape
+        ((3, 4), ())
+    """
+
+    def init(params: Params) -> EstimatedState:
+        return EstimatedState(estimator.init(params, batch), jnp.full((), jnp.inf, jnp.float32))
+
+    def update(
+        updates: PyTree,
+        state: EstimatedState,
+        params: Params | None = None,
+        *,
+        key: Array | None = None,
+        batch: Batch | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, EstimatedState]:
+        del updates, extra
+        for name, value in {"params": params, "key": key, "batch": batch}.items():
+            if value is None:
+                raise ValueError(f"{name} is None; as_transformation's update takes it")
+        assert key is not None
+        assert batch is not None
+        gradients, memory, info = estimator.estimate(key, params, batch, state.estimator)
+        return gradients, EstimatedState(memory, info.loss.astype(jnp.float32))
+
+    return optax.GradientTransformationExtraArgs(init, update)
