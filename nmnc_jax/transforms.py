@@ -57,7 +57,7 @@ def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTrans
 
     def update(
         updates: PyTree,
-        state: EstimatedState,
+        state: Any,
         params: Params | None = None,
         *,
         key: Array | None = None,
