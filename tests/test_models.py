@@ -8,6 +8,7 @@ import pytest
 from nmnc_jax import gradients_from_credit, run
 from nmnc_jax.diagnostics import exact_credit, exact_gradient
 from nmnc_jax.models import MLP, ConvNet, VisionTransformer
+from nmnc_jax.taps import Tap
 from tests.cases import relative_error, squared_error
 
 DENSE = ["dense0", "dense1"]
@@ -76,6 +77,15 @@ def test_exact_credit_in_the_residual_stream_is_the_gradient():
         relative_error(*({k: v for k, v in t.items() if k not in zero} for t in (ours, theirs)))
         < 1e-4
     )
+
+
+def test_the_taps_hold_the_whole_residual_stream():
+    """What comes after the last tap sees nothing else of the image."""
+    images = jax.random.normal(jax.random.key(0), (2, 4, 28, 28, 1))
+    params = VIT.init(jax.random.key(1), images[0])
+    outputs, activations = run(VIT.apply, params, images[0])
+    replayed = VIT.apply(params, images[1], Tap(replay={"mlp1": activations["mlp1"]}))
+    np.testing.assert_allclose(replayed, outputs, rtol=1e-6)
 
 
 def test_a_patch_that_does_not_fit_is_refused():

@@ -11,6 +11,7 @@ config = Config(
     features=(64, 64, 64),
     basis_update_every=100,
     basis_decay=0.7,
-    steps=1000,
-    log_every=250,
+    steps=600,
+    rank=256,
+    log_every=300,
 )
