@@ -91,14 +91,14 @@ def draw_all(directory: Path, runs: Runs, costs: Costs | None = None) -> None:
 
 def draw_overview(path: Path, runs: Runs, costs: Costs, *, chance: float) -> None:
     """Writes one figure of the whole comparison: accuracy (with chance), alignment and cost."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
     accuracy, aligned, cost = figure.subplots(1, 3)
     _over_steps(accuracy, runs, "test_accuracy")
     accuracy.axhline(chance, color="gray", linestyle=":", linewidth=1, label="chance")
     seeds = len(next(iter(runs.values())))
     band = f"mean and 95 % interval of {seeds} seeds" if seeds > 1 else "1 seed"
     accuracy.set(title=f"learning ({band})", ylabel="test accuracy")
-    accuracy.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     tapped = {name: seeds for name, seeds in runs.items() if "alignment" in seeds[0][-1]}
     taps = list(next(iter(tapped.values()))[0][-1]["alignment"]) if tapped else []
     width = 0.8 / max(len(tapped), 1)
@@ -113,7 +113,7 @@ def draw_overview(path: Path, runs: Runs, costs: Costs, *, chance: float) -> Non
         at = np.arange(len(taps)) + (place - (len(tapped) - 1) / 2) * width
         aligned.bar(at, mean, width, yerr=np.stack([mean - low, high - mean]),
                     color=COLOURS[name], label=name)  # fmt: skip
-    aligned.set_xticks(range(len(taps)), taps)
+    aligned.set_xticks(range(len(taps)), taps, rotation=30 if len(taps) > 4 else 0)
     aligned.set(title="alignment with exact credit, by tap", ylabel="cosine, mean over training")
     _cost_bars(cost, costs)
     figure.savefig(path, dpi=130)
@@ -126,10 +126,10 @@ def _cost_bars(panel: Axes, costs: Costs) -> None:
         middle - [costs[name]["least"] for name in names],
         [costs[name]["greatest"] for name in names] - middle,
     ]
-    panel.bar(names, middle, yerr=spread, color=[COLOURS[name] for name in names])
-    panel.axhline(1, color="lightgray", zorder=0)
-    panel.set(title="time of a step (whiskers: rounds)", ylabel="over backpropagation's")
-    panel.tick_params(axis="x", rotation=20)
+    panel.barh(names, middle, xerr=spread, color=[COLOURS[name] for name in names])
+    panel.axvline(1, color="lightgray", zorder=0)
+    panel.invert_yaxis()
+    panel.set(title="time of a step (whiskers: rounds)", xlabel="over backpropagation's")
 
 
 def _over_steps(panel: Axes, runs: Runs, *path: str, linestyle: str = "-") -> None:
