@@ -87,7 +87,10 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "name a config"),
-        (["digit"], "unknown config 'digit'; there are digits, mnist5k, photos"),
+        (
+            ["digit"],
+            "unknown config 'digit'; there are digits, mnist5k, mnist5k_vit, photos, photos_vit",
+        ),
         (["digits", "--estimator", "magic"], "unknown estimator 'magic'; there are backprop"),
         (["digits", "--colour", "3"], "unknown field '--colour'"),
         (["digits", "--steps", "0"], "steps is 0; it takes at least 1"),
@@ -125,7 +128,7 @@ def test_a_mistake_ends_with_one_line_and_a_status():
     )
     assert result.returncode != 0
     assert result.stderr.splitlines() == [
-        "error: unknown config 'nothing'; there are digits, mnist5k, photos"
+        "error: unknown config 'nothing'; there are digits, mnist5k, mnist5k_vit, photos, photos_vit"
     ]
 
 
