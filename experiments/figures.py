@@ -113,7 +113,7 @@ def draw_overview(path: Path, runs: Runs, costs: Costs, *, chance: float) -> Non
         at = np.arange(len(taps)) + (place - (len(tapped) - 1) / 2) * width
         aligned.bar(at, mean, width, yerr=np.stack([mean - low, high - mean]),
                     color=COLOURS[name], label=name)  # fmt: skip
-    aligned.set_xticks(range(len(taps)), taps, rotation=30 if len(taps) > 4 else 0)
+    aligned.set_xticks(range(len(taps)), taps, rotation=90 if len(taps) > 4 else 0)
     aligned.set(title="alignment with exact credit, by tap", ylabel="cosine, mean over training")
     _cost_bars(cost, costs)
     figure.savefig(path, dpi=130)

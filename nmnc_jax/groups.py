@@ -59,16 +59,13 @@ def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
         key: Array, params: Params, batch: Batch, state: dict[str, Any]
     ) -> tuple[Params, dict[str, Any], Info]:
         keys = jax.random.split(key, len(estimators))
-        found, after, told = {}, {}, []
-        for group_key, (group, estimator) in zip(keys, estimators.items(), strict=True):
-            found[group], after[group], info = estimator.estimate(
-                group_key, params, batch, state[group]
-            )
-            told.append(info)
-
-        def choose(label: str, *parts: PyTree) -> PyTree:
-            return dict(zip(found, parts, strict=True))[label]
-
-        return jax.tree.map(choose, labels, *found.values()), after, told[0]
+        found = [
+            estimator.estimate(group_key, params, batch, state[group])
+            for group_key, (group, estimator) in zip(keys, estimators.items(), strict=True)
+        ]
+        gradients, states, infos = zip(*found, strict=True)
+        place = {group: number for number, group in enumerate(estimators)}
+        chosen = jax.tree.map(lambda label, *parts: parts[place[label]], labels, *gradients)
+        return chosen, dict(zip(estimators, states, strict=True)), infos[0]
 
     return Estimator(init, estimate)

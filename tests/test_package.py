@@ -118,7 +118,7 @@ def test_readme_recipes_train(example):
 
 
 def falls(namespace):
-    """Ten steps of Adam; the compiler hurries, as they run once."""
+    """Fifteen steps of Adam; the compiler hurries, as they run once."""
     estimator, batch = namespace["estimator"], (namespace["inputs"], namespace["targets"])
     optimiser = optax.adam(5e-3)
 
