@@ -166,7 +166,8 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
     Each update merges a batch with the running mean and factorisation of all earlier ones, whose
     weight decays, as incremental PCA does (Ross et al. 2008); so the rank may exceed the batch
     size.
-    The work is in matrix products and one eigendecomposition of side min(n, d + B + 1).
+    Memory is O((d + B) n), and the work is in matrix products and factorisations of side at most
+    d + B + 1; so taps of several 100,000 units will do.
 
     Args:
         rank: dimension d, one for all taps or a dict by tap name.
@@ -194,9 +195,13 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
         raise ValueError(f"decay is {decay}; it takes a number from 0 to 1")
 
     def init(name: str, activity: Array) -> Manifold:
-        dimension = rank_of(rank, name, activity.shape[1])
+        units = activity.shape[1]
+        dimension = rank_of(rank, name, units)
+        # Directions without variance: the first batch replaces as many of them as it spans.
+        blank = jnp.eye(units, dimension, dtype=activity.dtype)
+        nothing = jnp.zeros((dimension,), activity.dtype)
         mean = activity.mean(axis=0)
-        basis, scatter = _principal_directions(activity - mean[None], dimension)
+        basis, scatter = _merge(blank, nothing, activity - mean[None])
         return Manifold(basis, mean, scatter, jnp.asarray(len(activity), activity.dtype))
 
     def update(state: Manifold, activity: Array) -> Manifold:
@@ -204,14 +209,9 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
         weight = old + len(activity)
         batch_mean = activity.mean(axis=0)
         shift = batch_mean - state.mean
-        rows = jnp.concatenate(
-            [
-                jnp.sqrt(decay * state.scatter)[:, None] * state.basis.T,
-                activity - batch_mean[None],
-                (jnp.sqrt(old * len(activity) / weight) * shift)[None],
-            ]
-        )
-        basis, scatter = _principal_directions(rows, state.basis.shape[1])
+        moved = jnp.sqrt(old * len(activity) / weight) * shift
+        rows = jnp.concatenate([activity - batch_mean[None], moved[None]])
+        basis, scatter = _merge(state.basis, decay * state.scatter, rows)
         mean = state.mean + (len(activity) / weight) * shift
         return Manifold(basis, mean, scatter, weight)
 
@@ -234,24 +234,49 @@ def rank_of(rank: Rank, name: str, units: int) -> int:
     return int(rank)
 
 
-def _principal_directions(rows: Array, dimension: int) -> tuple[Array, Array]:
-    """Leading right singular vectors of [m, n] rows, and their squared singular values.
+def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
+    """Principal directions of a factorisation and further rows together.
 
-    By the eigenvectors of the smaller of the two Gram matrices: on a wide matrix an SVD takes many
-    times as long. QR then restores orthonormality, which the Gram matrix loses for weak components,
-    and completes the basis where there are fewer rows than dimensions.
+    All that has n in its shape is a matrix product, so that units may be sharded, and no [n, n]
+    matrix is formed where n exceeds d plus the number of rows.
+
+    Args:
+        basis: orthonormal directions, [n, d].
+        scatter: sum of squares along each, [d].
+        rows: deviations from the mean, [m, n].
+
+    Returns:
+        The new basis [n, d], strongest direction first, and scatter [d].
     """
-    count, units = rows.shape
-    if units <= count:
-        values, vectors = jnp.linalg.eigh(rows.T @ rows)
+    units, dimension = basis.shape
+    count = len(rows)
+    if units <= dimension + count:
+        total = (basis * scatter[None]) @ basis.T + rows.T @ rows
+        values, vectors = jnp.linalg.eigh(total)
         return vectors[:, ::-1][:, :dimension], jnp.maximum(values[::-1][:dimension], 0)
-    values, vectors = jnp.linalg.eigh(rows @ rows.T)
-    values = jnp.maximum(values[::-1][:dimension], 0)
-    directions = rows.T @ vectors[:, ::-1][:, :dimension]
-    norms = jnp.linalg.norm(directions, axis=0)
-    # A direction at rounding level of the strongest is noise; QR replaces a zero column.
-    floor = jnp.finfo(rows.dtype).eps * count * norms[0]
-    directions = jnp.where((norms > floor)[None], directions / jnp.maximum(norms, floor)[None], 0)
-    missing = max(dimension - count, 0)
-    directions = jnp.pad(jnp.nan_to_num(directions), ((0, 0), (0, missing)))
-    return jnp.linalg.qr(directions)[0], jnp.pad(values, (0, missing))
+    # What the basis does not span, by the eigenvectors of its Gram matrix; what is at rounding
+    # level has no direction, and is dropped.
+    inside = rows @ basis
+    rest = rows - inside @ basis.T
+    values, vectors = jnp.linalg.eigh(rest @ rest.T)
+    rounding = jnp.finfo(rows.dtype).eps
+    cancelled = rounding * count * jnp.vdot(inside, inside)
+    kept = values > 10 * rounding * (values[-1] + cancelled)
+    sizes = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, values, 1)), 0)
+    added = rest.T @ (vectors * sizes[None])
+    spanning = jnp.concatenate([basis, added], axis=1)
+    # They are orthonormal only to rounding, which the Gram matrix amplifies for weak directions:
+    # whitening by a Cholesky factor of what they are mends it.
+    overlap = spanning.T @ spanning
+    dropped = jnp.concatenate([jnp.zeros(dimension, bool), ~kept]).astype(rows.dtype)
+    factor = jnp.linalg.cholesky(overlap + jnp.diag(dropped))
+    known = jnp.sqrt(scatter)[:, None] * overlap[:dimension]
+    given = jnp.concatenate([known, jnp.concatenate([inside, rows @ added], axis=1)])
+    coordinates = jax.scipy.linalg.solve_triangular(factor, given.T, lower=True)
+    gram = coordinates @ coordinates.T
+    # Below the directions without variance, which are to stay.
+    gram = gram - jnp.diag(dropped * (1 + jnp.trace(gram)))
+    values, vectors = jnp.linalg.eigh(gram)
+    leading = vectors[:, ::-1][:, :dimension]
+    turn = jax.scipy.linalg.solve_triangular(factor, leading, lower=True, trans="T")
+    return spanning @ turn, jnp.maximum(values[::-1][:dimension], 0)

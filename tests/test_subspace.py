@@ -79,13 +79,30 @@ def test_rank_may_exceed_the_batch():
     assert captured > 0.95 * 20
 
 
-def test_basis_stays_orthonormal_over_many_updates():
+@pytest.mark.parametrize("strength", [1e-3, 1.0, 1e3])
+def test_basis_stays_orthonormal_over_a_thousand_updates(strength):
+    """Also where most directions are at rounding level of the strongest."""
     manifold = pca(16, decay=0.9)
-    state = manifold.init("x", activity_of(32, 200, rank=16))
-    update = jax.jit(manifold.update)
-    for seed in range(200):
-        state = update(state, activity_of(32, 200, rank=16, seed=seed))
+    state = manifold.init("x", strength * activity_of(32, 200, rank=16, noise=1e-6))
+
+    def update(state, key):
+        rows = jax.random.normal(key, (8, 4)) @ jax.random.normal(jax.random.key(1), (4, 200))
+        noise = 1e-6 * jax.random.normal(jax.random.fold_in(key, 1), (8, 200))
+        return manifold.update(state, strength * (rows + noise)), None
+
+    with jax.debug_key_reuse(False):
+        state, _ = jax.lax.scan(update, state, jax.random.split(jax.random.key(0), 1000))
     assert_orthonormal(state.basis)
+
+
+def test_no_square_of_the_units_is_ever_formed():
+    """Memory is O((d + B) n): the largest array that an update makes is [d + B + 1, n]."""
+    units, rank, batch = 5000, 7, 9
+    manifold = pca(rank)
+    state = jax.eval_shape(lambda x: manifold.init("x", x), jnp.zeros((batch, units)))
+    made = jax.make_jaxpr(manifold.update)(state, jnp.zeros((batch, units)))
+    sizes = [v.aval.size for equation in made.eqns for v in equation.outvars]
+    assert max(sizes) <= (rank + batch + 1) * units
 
 
 @pytest.mark.parametrize("units", [4, 40])
