@@ -59,14 +59,16 @@ def measure(name: str, sigmas: np.ndarray, examples: int, seed: int) -> list[Row
         cast_inputs = inputs.astype(dtype)
         _, clean = run(apply_fn, cast_params, cast_inputs)
         change = linear_response(
-            lambda tap: apply_fn(cast_params, cast_inputs, tap),
+            lambda tap: {"outputs": apply_fn(cast_params, cast_inputs, tap)},
             ["x"],
             Probe(difference=difference, sigma=sigma),
             clean=clean,
             shapes=tap_shapes(apply_fn, cast_params, cast_inputs),
+            isolated=False,
         )
         rms = jnp.sqrt(jnp.mean(clean["x"].astype(jnp.float64) ** 2))
-        return np.asarray(change({"x": (rms * noise).astype(dtype)}), np.float64)
+        changed = change({"x": (rms * noise).astype(dtype)})["outputs"]
+        return np.asarray(changed, np.float64)
 
     truth = response("jvp", 1.0, jnp.float64)
     rows = []

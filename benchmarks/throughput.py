@@ -146,8 +146,11 @@ def probe_passes(full: bool) -> list[Row]:
 
         @jax.jit
         def correlate(key, params, inputs, bases):
+            def forward(tap: Tap) -> dict[str, Any]:
+                return dict.fromkeys(names, apply_fn(params, inputs, tap))
+
             return correlations(
-                lambda tap: apply_fn(params, inputs, tap),
+                forward,
                 lambda name, z, dy: dy.T @ z,
                 key=key,
                 probe=probe,

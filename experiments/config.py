@@ -37,7 +37,8 @@ class Config:
 
     estimator: str = "nmnc"
     """How gradients are estimated: backprop, dfa, vnc, nmnc, random_subspace, node_perturbation,
-    node_perturbation_manifold, forward_gradient or weight_perturbation."""
+    node_perturbation_manifold, forward_gradient, weight_perturbation, weight_mirror,
+    weight_mirror_manifold or feedback_alignment."""
     steps: int = 1500
     """Training steps."""
     batch: int = 64

@@ -22,6 +22,9 @@ COLOURS = {
     "node_perturbation_manifold": "tab:brown",
     "forward_gradient": "tab:purple",
     "weight_perturbation": "tab:olive",
+    "weight_mirror": "tab:cyan",
+    "weight_mirror_manifold": "tab:pink",
+    "feedback_alignment": "darkkhaki",
 }
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 
 from experiments.config import Config, UserError
 from experiments.data import Dataset, batches
-from experiments.methods import build_estimator
+from experiments.methods import CHAINED, build_estimator
 from nmnc_jax import backprop, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
 from nmnc_jax.models import MLP, ConvNet, VisionTransformer
@@ -85,7 +85,8 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         return TrainState(params, optimised, estimated), info.loss
 
     evaluate = jax.jit(lambda params, inputs: jnp.argmax(apply_fn(params, inputs, no_tap), -1))
-    compare = _alignments(apply_fn, estimator)
+    readout = "next" if config.estimator in CHAINED else "output"
+    compare = _alignments(apply_fn, estimator, readout)
     large = _in_chunks(data, config.alignment_batch)
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_targets)
 
@@ -106,7 +107,9 @@ def _in_chunks(data: Dataset, examples: int) -> list[Batch]:
     return [(jnp.asarray(data.train_inputs[c]), jnp.asarray(data.train_targets[c])) for c in chunks]
 
 
-def _alignments(apply_fn: ApplyFn, estimator: Estimator) -> Callable[..., dict[str, Any]]:
+def _alignments(
+    apply_fn: ApplyFn, estimator: Estimator, readout: Literal["output", "next"]
+) -> Callable[..., dict[str, Any]]:
     """Builds the comparison of a method with the exact gradient of a large fixed batch.
 
     The large batch is taken chunk by chunk, in Python: on CPU the weight gradients of 2,048
@@ -121,7 +124,9 @@ def _alignments(apply_fn: ApplyFn, estimator: Estimator) -> Callable[..., dict[s
         credit = {}
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback:
-                credit = credit_from_state(apply_fn, loss_fn, params, chunk, memory)
+                credit = credit_from_state(
+                    apply_fn, loss_fn, params, chunk, memory, readout=readout
+                )
             else:
                 credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
         return {

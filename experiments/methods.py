@@ -1,6 +1,7 @@
 """Every method a configuration can name, built from its fields."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import nmnc_jax
 from experiments.config import Config, UserError
@@ -18,7 +19,12 @@ METHODS = (
     "node_perturbation_manifold",
     "forward_gradient",
     "weight_perturbation",
+    "weight_mirror",
+    "weight_mirror_manifold",
+    "feedback_alignment",
 )
+CHAINED = ("weight_mirror", "weight_mirror_manifold", "feedback_alignment")
+"""Methods whose credit goes from stage to stage."""
 ALIASES = {"direct_feedback_alignment": "dfa"}
 
 
@@ -56,18 +62,22 @@ def build_estimator(
     feedback = nmnc_jax.learned_feedback(config.feedback_decay, update_every=config.update_every)
     exact_probe = Probe(num=config.probes, kind=config.kind, difference="jvp", scope=config.scope)
 
-    def with_feedback(subspace: nmnc_jax.Subspace) -> Estimator:
+    components = nmnc_jax.pca(
+        rank, update_every=config.basis_update_every, decay=config.basis_decay
+    )
+
+    def with_feedback(
+        subspace: nmnc_jax.Subspace, readout: Literal["output", "next"] = "output"
+    ) -> Estimator:
         return nmnc_jax.noise_correlation(
-            apply_fn, loss_fn, subspace=subspace, readout="output", probe=probe, feedback=feedback
+            apply_fn, loss_fn, subspace=subspace, readout=readout, probe=probe, feedback=feedback
         )
 
     makers: dict[str, Callable[[], Estimator]] = {
         "backprop": lambda: nmnc_jax.backprop(apply_fn, loss_fn),
         "dfa": lambda: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn, seed=config.seed),
         "vnc": lambda: with_feedback(nmnc_jax.isotropic()),
-        "nmnc": lambda: with_feedback(
-            nmnc_jax.pca(rank, update_every=config.basis_update_every, decay=config.basis_decay)
-        ),
+        "nmnc": lambda: with_feedback(components),
         "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
         "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=probe),
         "node_perturbation_manifold": lambda: nmnc_jax.node_perturbation(
@@ -76,6 +86,11 @@ def build_estimator(
         "forward_gradient": lambda: nmnc_jax.forward_gradient(apply_fn, loss_fn, probe=exact_probe),
         "weight_perturbation": lambda: nmnc_jax.weight_perturbation(
             apply_fn, loss_fn, num=config.probes, sigma=config.sigma
+        ),
+        "weight_mirror": lambda: with_feedback(nmnc_jax.isotropic(), "next"),
+        "weight_mirror_manifold": lambda: with_feedback(components, "next"),
+        "feedback_alignment": lambda: nmnc_jax.feedback_alignment(
+            apply_fn, loss_fn, seed=config.seed
         ),
     }
     return makers[check_method(config.estimator)]()

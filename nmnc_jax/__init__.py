@@ -6,10 +6,12 @@ from nmnc_jax.credit import gradients_from_credit
 from nmnc_jax.estimators import (
     credit_from_state,
     direct_feedback_alignment,
+    feedback_alignment,
     forward_gradient,
     nmnc,
     node_perturbation,
     vnc,
+    weight_mirror,
 )
 from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
 from nmnc_jax.general import noise_correlation
@@ -29,6 +31,7 @@ __all__ = [
     "credit_from_state",
     "diagnostics",
     "direct_feedback_alignment",
+    "feedback_alignment",
     "fixed_subspace",
     "forward_gradient",
     "gradients_from_credit",
@@ -44,5 +47,6 @@ __all__ = [
     "random_subspace",
     "run",
     "vnc",
+    "weight_mirror",
     "weight_perturbation",
 ]

@@ -17,7 +17,7 @@ Correlation = TypeVar("Correlation")
 
 
 def correlations(
-    forward: Callable[[Tap], Array],
+    forward: Callable[[Tap], dict[str, Array]],
     correlate: Callable[[str, Array, Array], Correlation],
     *,
     key: Array,
@@ -27,11 +27,13 @@ def correlations(
     bases: dict[str, Array | None],
     scales: dict[str, Array],
     pooled: bool,
+    isolated: bool = False,
 ) -> dict[str, Correlation]:
     """Correlates probe coordinates at each tap with the network's response to them.
 
     Args:
-        forward: a tap to the response, [B, r]: the outputs, or the losses with r = 1.
+        forward: a tap to what responds to a perturbation at each name, [B, r]: the outputs, the
+            losses with r = 1, or the output of the next stage.
         correlate: tap name, coordinates z [B, d] and response per unit of activity dy [B, r] to
             whatever is averaged over probes.
         key: split once per tap, in the order of `shapes`.
@@ -42,6 +44,7 @@ def correlations(
         scales: tap name to the size of one coordinate, in units of the activity.
         pooled: whether orthogonal frames run over all examples (the `output` readout) or over the
             probes of each (`loss`).
+        isolated: whether each tap passes on its own noise alone (`next`).
 
     Returns:
         Tap name to the mean of `correlate` over the probes.
@@ -54,7 +57,8 @@ def correlations(
         >>> jacobian, x = jnp.array([[1.0, 2.0, 3.0]]), jnp.zeros((1, 3))
         >>> model = lambda params, inputs, tap: tap("x", inputs) @ params.T
         >>> estimate = correlations(
-        ...     lambda tap: model(jacobian, x, tap), lambda name, z, dy: dy.T @ z / len(z),
+        ...     lambda tap: {"x": model(jacobian, x, tap)},
+        ...     lambda name, z, dy: dy.T @ z / len(z),
         ...     key=jax.random.key(0), probe=Probe(num=3, kind="orthogonal", difference="jvp"),
         ...     clean={"x": x}, shapes=tap_shapes(model, jacobian, x),
         ...     bases={"x": None}, scales={"x": jnp.ones(())}, pooled=True)
@@ -66,7 +70,13 @@ def correlations(
     dtypes = {name: at_least_float32(s.dtype) for name, s in shapes.items()}
 
     def probe_together(names: list[str]) -> dict[str, Correlation]:
-        change = linear_response(forward, names, probe, clean=clean, shapes=shapes)
+        def response(tap: Tap) -> dict[str, Array]:
+            found = forward(tap)
+            return {name: found[name] for name in names}
+
+        change = linear_response(
+            response, names, probe, clean=clean, shapes=shapes, isolated=isolated
+        )
 
         def one_probe(drawn: dict[str, Array]) -> dict[str, Correlation]:
             z, noise = {}, {}
@@ -77,10 +87,10 @@ def correlations(
                 )
                 rows = scales[name] * lift(basis, z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
-            response = change(noise)
+            changes = change(noise)
             correlated = {}
             for name in names:
-                dy = response.astype(dtypes[name]) / scales[name]
+                dy = changes[name].astype(dtypes[name]) / scales[name]
                 correlated[name] = correlate(name, z[name], dy)
             return correlated
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.subspace import lift
-from nmnc_jax.taps import run
+from nmnc_jax.shapes import TapShape, at_least_float32, flatten
+from nmnc_jax.subspace import lift, project
+from nmnc_jax.taps import Tap, run
 from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, LossFn, Params
 
 
@@ -68,6 +69,53 @@ def local_gradients(
         lambda params: run(apply_fn, params, inputs, cut=True), params
     )
     return outputs, activations, lambda error, credit: pullback((error, credit))[0]
+
+
+def chained_gradients(
+    apply_fn: ApplyFn,
+    params: Params,
+    inputs: Inputs,
+    *,
+    shapes: Mapping[str, TapShape],
+    bases: Mapping[str, Array | None],
+    coordinates: Mapping[str, Array],
+    output_error: Array,
+) -> tuple[Params, Activations]:
+    """Credit from stage to stage, and the gradients that it gives, by one VJP.
+
+    What flows back through the stage after a tap is what the feedback sends; between the end of
+    that stage and the next tap the derivative is exact.
+
+    Args:
+        apply_fn: the model.
+        params: its parameters.
+        inputs: its inputs.
+        shapes: the model's taps.
+        bases: tap name to U, [n, d], or None for the identity.
+        coordinates: tap name to feedback coordinates B_z, [m, d], with m units in the output of the
+            tap's stage.
+        output_error: gradient of the loss with respect to the outputs, [B, o].
+
+    Returns:
+        ``(gradients, credit)``; credit by tap name, in the activation's shape.
+    """
+
+    def stand_in(name: str) -> Callable[[Array], Array]:
+        def stage(activation: Array) -> Array:
+            rows = flatten(shapes[name], activation).astype(at_least_float32(activation.dtype))
+            output = project(bases[name], rows) @ coordinates[name].T
+            return output.reshape(shapes[name].stage)
+
+        return stage
+
+    stages = {name: stand_in(name) for name in shapes}
+
+    def forward(params: Params, noise: Activations) -> Array:
+        tap = Tap(noise, cut=True, stages=stages)
+        return tap.linear(apply_fn(params, inputs, tap))
+
+    zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    return jax.vjp(forward, params, zeros)[1](output_error)
 
 
 def gradients_from_credit(

@@ -1,6 +1,8 @@
 """The named perturbation methods, each a composition that gives an `Estimator`."""
 
-from nmnc_jax.credit import feedback_credit, losses_and_error
+from typing import Literal
+
+from nmnc_jax.credit import chained_gradients, feedback_credit, losses_and_error
 from nmnc_jax.feedback import learned_feedback, random_feedback
 from nmnc_jax.general import noise_correlation
 from nmnc_jax.probes import Probe
@@ -232,8 +234,93 @@ def direct_feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int =
     )
 
 
+def weight_mirror(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    rank: Rank | None = None,
+    probe: Probe = Probe(num=1, difference="jvp", scope="all_taps"),  # noqa: B008 (frozen)
+    feedback_decay: float = 0.9,
+    update_every: int = 1,
+) -> Estimator:
+    """Weight mirrors: feedback learned from noise at a tap and what the next stage makes of it.
+
+    Each stage is read on its own, so that one pass serves all taps. The credit is chained from
+    stage to stage; between the end of a linear stage (``tap.linear``) and the next tap its
+    derivative is exact. Memory is [m, n] for a tap of n units and a stage of m, or [m, d].
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        rank: perturb in the manifold of this dimension; None perturbs isotropically.
+        probe: the perturbations.
+        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        update_every: steps between feedback updates.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState`.
+
+    Raises:
+        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
+
+    Source:
+        Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019 (arXiv 1904.05391).
+
+    Example:
+        >>> from nmnc_jax import weight_mirror
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = weight_mirror(model, lambda outputs, targets: outputs.sum(-1), rank=4)
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic() if rank is None else pca(rank),
+        readout="next",
+        probe=probe,
+        feedback=learned_feedback(feedback_decay, update_every=update_every),
+    )
+
+
+def feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0) -> Estimator:
+    """Feedback alignment: credit chained from stage to stage through fixed random weights.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        seed: of the feedback weights.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
+
+    Raises:
+        ValueError: as `noise_correlation` does.
+
+    Source:
+        Lillicrap, Cownden, Tweed and Akerman 2016 (arXiv 1411.0247).
+
+    Example:
+        >>> from nmnc_jax import feedback_alignment
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic(),
+        readout="next",
+        probe=Probe(num=1),
+        feedback=random_feedback(seed=seed),
+    )
+
+
 def credit_from_state(
-    apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch, state: NoiseCorrelationState
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    state: NoiseCorrelationState,
+    *,
+    readout: Literal["output", "next"] = "output",
 ) -> Activations:
     """Computes the credit that the feedback in `state` gives on a batch, without new probes.
 
@@ -244,7 +331,8 @@ def credit_from_state(
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         params: the model's parameters.
         batch: (inputs, targets), of any size.
-        state: state of an estimator with the `output` readout.
+        state: state of an estimator with the `output` or `next` readout.
+        readout: which of them.
 
     Returns:
         Tap name to credit for the batch-mean loss, in the activation's shape.
@@ -263,13 +351,24 @@ def credit_from_state(
         (5, 4)
     """
     if not state.feedback:
-        raise ValueError("state holds no feedback; it takes the state of an `output` readout")
+        raise ValueError("state holds no feedback; it takes that of an `output` or `next` readout")
     inputs, targets = batch
     outputs = apply_fn(params, inputs, no_tap)
     _, error = losses_and_error(loss_fn, outputs, targets)
+    shapes = tap_shapes(apply_fn, params, inputs)
+    if readout == "next":
+        return chained_gradients(
+            apply_fn,
+            params,
+            inputs,
+            shapes=shapes,
+            bases={name: state.subspace[name].basis for name in shapes},
+            coordinates={name: state.feedback[name].coordinates for name in shapes},
+            output_error=error,
+        )[1]
     error = error.reshape(len(error), -1)
     credit = {}
-    for name, shape in tap_shapes(apply_fn, params, inputs).items():
+    for name, shape in shapes.items():
         coordinates = state.feedback[name].coordinates
         rows = feedback_credit(
             coordinates, state.subspace[name].basis, error.astype(coordinates.dtype)

@@ -1,5 +1,6 @@
 """The general method: subspace, readout, probe and feedback composed into one estimator."""
 
+import math
 from typing import Literal
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from nmnc_jax.checks import check_finite, check_precision
 from nmnc_jax.correlate import correlations
-from nmnc_jax.credit import local_gradients, losses_and_error
+from nmnc_jax.credit import chained_gradients, local_gradients, losses_and_error
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.probes import Probe
 from nmnc_jax.shapes import TapShape, at_least_float32, flatten, tap_shapes, unflatten
@@ -31,7 +32,7 @@ def noise_correlation(
     loss_fn: LossFn,
     *,
     subspace: Subspace,
-    readout: Literal["output", "loss"],
+    readout: Literal["output", "loss", "next"],
     probe: Probe,
     feedback: Feedback | None,
 ) -> Estimator:
@@ -44,11 +45,15 @@ def noise_correlation(
             `fixed_subspace`).
         readout: "output": correlate with the outputs, averaged over examples (and, by the feedback,
             over steps) into a feedback matrix that carries the output error back. "loss": correlate
-            with each example's own loss.
+            with each example's own loss. "next": correlate with the output of the stage that
+            follows the tap (the linear one, where the model marks its end by ``tap.linear``, else
+            all up to the next tap) into a feedback matrix from there to the tap, and chain the
+            credits; no output Jacobian is needed.
         probe: number, kind and size of the perturbations.
-        feedback: `learned_feedback` or `random_feedback` for "output". For "loss" None, or a
-            feedback as control variate: the change of loss that it predicts is subtracted from the
-            measured one and its credit is added, so that probes measure only what it does not know.
+        feedback: `learned_feedback` or `random_feedback` for "output" and "next". For "loss" None,
+            or a feedback as control variate: the change of loss that it predicts is subtracted from
+            the measured one and its credit is added, so that probes measure only what it does not
+            know.
             That is unbiased, as the prediction is that of earlier steps' feedback; and the feedback
             learns from the same passes.
 
@@ -57,8 +62,8 @@ def noise_correlation(
 
     Raises:
         ValueError: if readout and feedback do not fit; (from init and estimate) if the model has no
-            tap, the loss is reduced, a rank exceeds a tap's units, an input is not finite, or
-            finite differences meet a bfloat16 model.
+            tap, or with "next" one inside a scan; the loss is reduced, a rank exceeds a tap's
+            units, an input is not finite, or finite differences meet a bfloat16 model.
 
     Source:
         Kang, Richards and Sabatini 2026 (arXiv 2601.02636): output readout on the neural manifold.
@@ -79,10 +84,10 @@ def noise_correlation(
         >>> gradients["in"].shape, info.outputs.shape
         ((3, 4), (5, 2))
     """
-    if readout not in ("output", "loss"):
-        raise ValueError(f"readout is {readout!r}; it takes 'output' or 'loss'")
-    if readout == "output" and feedback is None:
-        raise ValueError("feedback is None; readout 'output' takes a feedback")
+    if readout not in ("output", "loss", "next"):
+        raise ValueError(f"readout is {readout!r}; it takes 'output', 'loss' or 'next'")
+    if readout != "loss" and feedback is None:
+        raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
     learns = feedback is not None and feedback.update is not None
     probes_at_all = learns or readout == "loss"
 
@@ -96,7 +101,10 @@ def noise_correlation(
             keys = jax.random.split(jax.random.key(feedback.seed), len(shapes))
             for key, name in zip(keys, shapes, strict=True):
                 dimension = dimension_of(subspaces[name].basis, shapes[name].units)
-                feedbacks[name] = feedback.init(key, outputs[0].size, dimension, rows[name].dtype)
+                size = outputs[0].size
+                if readout == "next":
+                    size = math.prod(shapes[name].stage[1:])
+                feedbacks[name] = feedback.init(key, size, dimension, rows[name].dtype)
         return NoiseCorrelationState(jnp.zeros((), jnp.int32), subspaces, feedbacks)
 
     def estimate(
@@ -112,13 +120,20 @@ def noise_correlation(
 
         error_rows = error.reshape(len(error), -1)
 
-        def response(tap: Tap) -> Array:
-            outputs = apply_fn(params, inputs, tap)
+        def response(tap: Tap) -> dict[str, Array]:
+            outputs = tap.linear(apply_fn(params, inputs, tap))
+            if readout == "next":
+                return {
+                    name: output.reshape(len(output), -1)
+                    for name, output in tap.stage_outputs.items()
+                }
             parts = [outputs.reshape(len(outputs), -1)] if learns else []
             if readout == "loss":
                 parts.append(loss_fn(outputs, targets)[:, None])
             dtype = at_least_float32(outputs.dtype)
-            return jnp.concatenate([part.astype(dtype) for part in parts], axis=1)
+            return dict.fromkeys(
+                shapes, jnp.concatenate([part.astype(dtype) for part in parts], axis=1)
+            )
 
         def known(state: NoiseCorrelationState) -> dict[str, Array]:
             """The credit that the feedback gives, in coordinates, [B, d]."""
@@ -127,12 +142,13 @@ def noise_correlation(
                 for name, feedback in state.feedback.items()
             }
 
-        predicted = known(state)
+        predicted = known(state) if readout == "loss" else {}
 
         def correlate(name: str, z: Array, dy: Array) -> dict[str, Array]:
             found = {}
             if learns:
-                found["jacobian"] = dy[:, : error_rows.shape[1]].T @ z / len(z)
+                learned = dy if readout == "next" else dy[:, : error_rows.shape[1]]
+                found["jacobian"] = learned.T @ z / len(z)
             if readout == "loss":
                 change = dy[:, -1]
                 if name in predicted:
@@ -151,28 +167,42 @@ def noise_correlation(
                 shapes=shapes,
                 bases=bases,
                 scales={name: _coordinate_size(rows[name], bases[name]) for name in shapes},
-                pooled=readout == "output",
+                pooled=readout != "loss",
+                isolated=readout == "next",
             )
 
-        if readout == "output":
-            state = learn(feedback, state, probe_taps)
-            coordinates = known(state)
-        else:
+        if readout == "loss":
             found = probe_taps()
             state = learn(feedback, state, lambda: found)
             coordinates = {name: found[name]["slope"] / len(losses) for name in shapes}
             coordinates |= {name: coordinates[name] + value for name, value in predicted.items()}
-        credit = {name: lift(bases[name], coordinates[name]) for name in shapes}
-        credit = {
-            name: unflatten(shape, credit[name]).astype(shape.dtype)
-            for name, shape in shapes.items()
-        }
+        else:
+            state = learn(feedback, state, probe_taps)
+            coordinates = known(state) if readout == "output" else {}
+        if readout == "next":
+            gradients, credit = chained_gradients(
+                apply_fn,
+                params,
+                inputs,
+                shapes=shapes,
+                bases=bases,
+                coordinates={name: f.coordinates for name, f in state.feedback.items()},
+                output_error=error,
+            )
+        else:
+            credit = {
+                name: unflatten(shape, lift(bases[name], coordinates[name])).astype(shape.dtype)
+                for name, shape in shapes.items()
+            }
+            gradients = pullback(error, credit)
         state = state._replace(step=state.step + 1)
-        return pullback(error, credit), state, info_from(losses, outputs, credit)
+        return gradients, state, info_from(losses, outputs, credit)
 
     def _check(params: Params, batch: Batch) -> dict[str, TapShape]:
         check_finite(batch)
         shapes = tap_shapes(apply_fn, params, batch[0])
+        if readout == "next":
+            _check_stages(shapes)
         if probes_at_all:
             dtypes = {f"tap {name!r}": shape for name, shape in shapes.items()}
             outputs = jax.eval_shape(lambda p, x: apply_fn(p, x, no_tap), params, batch[0])
@@ -198,6 +228,16 @@ def _coordinate_size(rows: Array, basis: Array | None) -> Array:
     dimension = dimension_of(basis, rows.shape[1])
     rms = jnp.sqrt(jnp.mean(rows**2))
     return jnp.where(rms > 0, rms, 1) * (rows.shape[1] / dimension) ** 0.5
+
+
+def _check_stages(shapes: dict[str, TapShape]) -> None:
+    """Refuses taps whose stage has no output with a row per example."""
+    for name, shape in shapes.items():
+        if shape.batch_axis or shape.stage[:1] != (shape.batch,):
+            raise ValueError(
+                f"tap {name!r} feeds a stage of shape {shape.stage or '(in a scan)'}; "
+                f"readout 'next' takes one row per example, {shape.batch}"
+            )
 
 
 def info_from(losses: Array, outputs: Array, credit: Activations) -> Info:

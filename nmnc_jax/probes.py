@@ -121,13 +121,14 @@ def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
 
 
 def linear_response(
-    forward: Callable[[Tap], Array],
+    forward: Callable[[Tap], dict[str, Array]],
     perturbed: Sequence[str],
     probe: Probe,
     *,
     clean: Activations,
     shapes: Mapping[str, TapShape],
-) -> Callable[[Activations], Array]:
+    isolated: bool,
+) -> Callable[[Activations], dict[str, Array]]:
     """Builds the map from a perturbation to the change of the response per unit of it.
 
     What lies before the first perturbed tap is taken from the clean pass: finite differences replay
@@ -135,31 +136,42 @@ def linear_response(
     stage as the one it has computed already.
 
     Args:
-        forward: a tap to the network's response, [B, r].
+        forward: a tap to the network's responses, each [B, r].
         perturbed: names of the taps that are perturbed together.
         probe: which difference, and sigma.
         clean: activations of the clean pass, by tap name.
         shapes: shapes of all taps.
+        isolated: whether each tap passes on its clean value and its own noise alone, not what the
+            noise of earlier taps makes of it.
 
     Returns:
-        A function of the noise xi (of the size of the activity) that returns J xi, [B, r]: exactly
-        for "jvp", to finite-difference error otherwise.
+        A function of the noise xi (of the size of the activity) that returns J xi, each [B, r]:
+        exactly for "jvp", to finite-difference error otherwise.
     """
     # A tap inside a scan also stands after every other tap of the scan.
     known = {name: clean[name] for name, shape in shapes.items() if shape.batch_axis == 0}
     if probe.difference == "jvp":
         zeros = {name: jnp.zeros_like(clean[name]) for name in perturbed}
-        return jax.linearize(lambda noise: forward(Tap(noise, pinned=known)), zeros)[1]
+        replay, pinned = (known, {}) if isolated else ({}, known)
+        return jax.linearize(lambda n: forward(Tap(n, replay=replay, pinned=pinned)), zeros)[1]
 
     first = min(shapes[name].order for name in perturbed)
-    replay = {name: known[name] for name in known if shapes[name].order <= first}
+    replay = {name: known[name] for name in known if isolated or shapes[name].order <= first}
+    sigma = probe.sigma
 
-    def respond(noise: Activations, factor: float) -> Array:
+    def respond(noise: Activations, factor: float) -> dict[str, Array]:
         noise = {name: factor * value for name, value in noise.items()}
         return forward(Tap(noise, replay=replay))
 
-    sigma = probe.sigma
-    if probe.difference == "forward":
-        baseline = forward(Tap(replay=replay))
-        return lambda noise: (respond(noise, sigma) - baseline) / sigma
-    return lambda noise: (respond(noise, sigma) - respond(noise, -sigma)) / (2 * sigma)
+    def slopes(noise: Activations) -> dict[str, Array]:
+        higher, lower = respond(noise, sigma), respond(noise, -sigma)
+        return jax.tree.map(lambda high, low: (high - low) / (2 * sigma), higher, lower)
+
+    if probe.difference == "central":
+        return slopes
+    baseline = forward(Tap(replay=replay))
+
+    def forward_slopes(noise: Activations) -> dict[str, Array]:
+        return jax.tree.map(lambda high, low: (high - low) / sigma, respond(noise, sigma), baseline)
+
+    return forward_slopes

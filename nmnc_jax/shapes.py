@@ -17,12 +17,14 @@ class TapShape(NamedTuple):
         dtype: of the activation.
         batch_axis: place of the batch axis, after the time axes of the scans around the tap.
         order: place of the tap in the forward pass.
+        stage: shape of the output of the stage that follows the tap; empty for a tap in a scan.
     """
 
     shape: tuple[int, ...]
     dtype: DType
     batch_axis: int
     order: int
+    stage: tuple[int, ...]
 
     @property
     def batch(self) -> int:
@@ -61,7 +63,11 @@ def tap_shapes(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, T
         32
     """
     tap = Tap()
-    outputs = jax.eval_shape(lambda params, inputs: apply_fn(params, inputs, tap), params, inputs)
+
+    def forward(params: Params, inputs: Inputs) -> Array:
+        return tap.linear(apply_fn(params, inputs, tap))
+
+    outputs = jax.eval_shape(forward, params, inputs)
     if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.ndim < 2:
         raise ValueError(f"apply_fn returned {outputs}; it takes one array of outputs, [B, o]")
     if not tap.activations:
@@ -70,7 +76,10 @@ def tap_shapes(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, T
     shapes = {}
     for name in sorted(tap.activations):
         activation = tap.activations[name]
-        shape = TapShape(activation.shape, activation.dtype, tap.time_axes[name], order[name])
+        stage = tap.stage_outputs[name].shape if name in tap.stage_outputs else ()
+        shape = TapShape(
+            activation.shape, activation.dtype, tap.time_axes[name], order[name], stage
+        )
         if len(shape.shape) <= shape.batch_axis or shape.batch != outputs.shape[0]:
             raise ValueError(
                 f"tap {name!r} has shape {shape.shape}; it takes one row per example "

@@ -12,10 +12,17 @@ from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, Params
 
 
 class TapLike(Protocol):
-    """What a model receives: call it on each hidden activation, scan with it over time."""
+    """What a model receives: call it on each hidden activation, scan with it over time.
+
+    A model may also mark where the linear stage after a tap ends, for the readout `next`.
+    """
 
     def __call__(self, name: str, activation: Array) -> Array:
         """Passes one activation through the tap."""
+        ...
+
+    def linear(self, value: Array) -> Array:
+        """Marks the output of the linear stage that follows the last tap."""
         ...
 
     def scan(
@@ -31,6 +38,9 @@ class _NoTap:
     def __call__(self, name: str, activation: Array) -> Array:
         del name
         return activation
+
+    def linear(self, value: Array) -> Array:
+        return value
 
     def scan(
         self, body: Callable[[Any, Any, TapLike], tuple[Any, Any]], carry: Any, xs: Any
@@ -64,6 +74,14 @@ class Tap:
             tap has to be computed.
         pinned: tap name to the value that the activation is known to have; its derivative stays
             that of the activation.
+        stages: tap name to a map from its activation to the output of the stage that follows it;
+            its derivative is added to that of the output, whose value stays.
+
+    Attributes:
+        activations: tap name to what was recorded there.
+        stage_outputs: tap name to the output of the stage that follows it: what the model marks
+            with `linear`, else what arrives at the next tap, and after the last tap the outputs.
+        time_axes: tap name to the number of scans around it.
     """
 
     def __init__(
@@ -73,12 +91,16 @@ class Tap:
         cut: bool = False,
         replay: Mapping[str, Array] = MappingProxyType({}),
         pinned: Mapping[str, Array] = MappingProxyType({}),
+        stages: Mapping[str, Callable[[Array], Array]] = MappingProxyType({}),
     ):
         self.noise = noise
         self.cut = cut
         self.replay = replay
         self.pinned = pinned
+        self.stages = stages
         self.activations: Activations = {}
+        self.stage_outputs: Activations = {}
+        self._before: tuple[str, Array] | None = None
         self.time_axes: dict[str, int] = {}
 
     def __call__(self, name: str, activation: Array) -> Array:
@@ -93,7 +115,7 @@ class Tap:
                 f"tap {name!r} got an activation of dtype {activation.dtype}; "
                 "it takes floating-point arrays"
             )
-        activation = self.replay.get(name, activation)
+        activation = self.replay.get(name, self.linear(activation))
         if name in self.noise:
             noise = jnp.asarray(self.noise[name])
             if noise.shape != activation.shape:
@@ -105,7 +127,22 @@ class Tap:
         if name in self.pinned:
             activation = _pin(activation, self.pinned[name])
         self._record(name, activation, time_axes=0)
+        self._before = name, activation
         return lax.stop_gradient(activation) if self.cut else activation
+
+    def linear(self, value: Array) -> Array:
+        """Marks the output of the linear stage that follows the last tap, and returns it.
+
+        The readout `next` learns the map from the tap to it. What lies between it and the tap after
+        is differentiated exactly. Without a mark the stage reaches to the tap after.
+        """
+        if self._before is None:
+            return value
+        (name, activation), self._before = self._before, None
+        self.stage_outputs[name] = value
+        if name in self.stages:
+            value = _pin(value + self.stages[name](activation).astype(value.dtype), value)
+        return value
 
     def scan(
         self, body: Callable[[Any, Any, TapLike], tuple[Any, Any]], carry: Any, xs: Any

@@ -129,8 +129,13 @@ ESTIMATORS = {
         f, loss, rank=2, feedback_decay=0.9
     ),
     "direct_feedback_alignment": nmnc_jax.direct_feedback_alignment,
+    "weight_mirror": lambda f, loss: nmnc_jax.weight_mirror(f, loss, rank=2),
+    "feedback_alignment": nmnc_jax.feedback_alignment,
     "weight_perturbation": nmnc_jax.weight_perturbation,
 }
+
+CHAINED = ("weight_mirror", "feedback_alignment")
+"""Methods that take no tap inside a scan."""
 
 
 def relative_error(got, expected):

@@ -61,13 +61,14 @@ def response(case, probe, name, noise):
     inputs = case.batch[0]
     _, clean = run(case.apply_fn, case.params, inputs)
     change = linear_response(
-        lambda tap: case.apply_fn(case.params, inputs, tap),
+        lambda tap: {"outputs": case.apply_fn(case.params, inputs, tap)},
         [name],
         probe,
         clean=clean,
         shapes=tap_shapes(case.apply_fn, case.params, inputs),
+        isolated=False,
     )
-    return change({name: noise(clean[name].shape)})
+    return change({name: noise(clean[name].shape)})["outputs"]
 
 
 def unit(shape):

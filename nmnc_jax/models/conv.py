@@ -45,8 +45,8 @@ class ConvNet(nn.Module):
             convolution = nn.Conv(
                 channels, (3, 3), strides=stride, use_bias=False, name=f"conv{layer}"
             )
-            x = convolution(x)
+            x = tap.linear(convolution(x))
             x = nn.GroupNorm(num_groups=self.groups, name=f"norm{layer}")(x)
             x = tap(f"conv{layer}", nn.relu(x))
-        x = nn.relu(nn.Dense(self.dense, name="dense")(x.reshape(len(x), -1)))
+        x = nn.relu(tap.linear(nn.Dense(self.dense, name="dense")(x.reshape(len(x), -1))))
         return nn.Dense(self.outputs, name="output")(tap("dense", x))

@@ -33,5 +33,6 @@ class MLP(nn.Module):
         """Maps inputs [B, ...] to outputs [B, o]."""
         x = inputs.reshape(len(inputs), -1)
         for layer, units in enumerate(self.features):
-            x = tap(f"dense{layer}", nn.relu(nn.Dense(units, name=f"dense{layer}")(x)))
+            x = tap.linear(nn.Dense(units, name=f"dense{layer}")(x))
+            x = tap(f"dense{layer}", nn.relu(x))
         return nn.Dense(self.outputs, name="output")(x)
