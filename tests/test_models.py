@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nmnc_jax import gradients_from_credit, run
+from nmnc_jax import gradients_from_credit, nmnc, node_perturbation, run
 from nmnc_jax.diagnostics import exact_credit, exact_gradient
-from nmnc_jax.models import MLP, ConvNet, VisionTransformer
+from nmnc_jax.models import MLP, AlexNet, ConvNet, ResNet, VisionTransformer, resnet18, resnet50
+from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.taps import Tap
 from tests.cases import relative_error, squared_error
 
@@ -21,6 +22,8 @@ MODELS = {
     "conv 28x28": (ConvNet((8, 16), (2, 2), 16, 10), (28, 28, 1), CONV),
     "conv 32x32": (ConvNet((8, 16), (2, 2), 16, 10), (32, 32, 3), CONV),
     "transformer": (VIT, (28, 28, 1), STREAM),
+    "residual": (ResNet((1, 1), False, 10, 8, 4), (32, 32, 3), ["block0", "block1", "stem"]),
+    "bottleneck": (ResNet((1, 1), True, 10, 8, 4), (32, 32, 3), ["block0", "block1", "stem"]),
 }
 
 
@@ -57,6 +60,46 @@ def test_one_examples_perturbation_stays_with_it(name):
     noisy, _ = run(model.apply, params, inputs, noise={first: noise})
     changed = np.abs(noisy - outputs).max(1) > 1e-6
     assert changed.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "widest"),
+    [
+        (AlexNet(1000), 61_100_840, ("conv0", 55 * 55 * 64)),
+        (resnet18(1000), 11_689_512, ("stem", 56 * 56 * 64)),
+        (resnet50(1000), 25_557_032, ("block0", 56 * 56 * 256)),
+    ],
+)
+def test_large_models_have_the_published_sizes(model, parameters, widest):
+    """The counts are torchvision's; GroupNorm has as many parameters as BatchNorm."""
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    shapes = tap_shapes(model.apply, params, images)
+    assert shapes[widest[0]].units == widest[1] == max(s.units for s in shapes.values())
+    assert len(shapes) == {61_100_840: 7, 11_689_512: 9, 25_557_032: 17}[parameters]
+
+
+@pytest.mark.parametrize(
+    "model", [AlexNet(3, jnp.bfloat16), ResNet((1, 1), False, 3, 8, 4, jnp.bfloat16)]
+)
+def test_bfloat16_computes_on_float32_parameters(model):
+    images = jax.random.normal(jax.random.key(0), (2, 63, 63, 3))
+    params = jax.jit(model.init)(jax.random.key(1), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    outputs, activations = jax.jit(lambda p, x: run(model.apply, p, x))(params, images)
+    assert outputs.dtype == jnp.float32
+    assert {leaf.dtype for leaf in activations.values()} == {jnp.dtype("bfloat16")}
+    precise = jax.jit(model.clone(dtype=jnp.float32).apply)(params, images)
+    error = jnp.linalg.norm(outputs - precise) / jnp.linalg.norm(precise)
+    assert 1e-5 < error < 0.05
+    batch = images, jnp.ones((2, 3))
+    estimator = nmnc(model.apply, squared_error, rank=2)
+    state = jax.eval_shape(estimator.init, params, batch)
+    gradients, _, _ = jax.eval_shape(estimator.estimate, jax.random.key(2), params, batch, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+    with pytest.raises(ValueError, match='it takes difference="jvp"'):
+        node_perturbation(model.apply, squared_error).init(params, batch)
 
 
 def test_exact_credit_in_the_residual_stream_is_the_gradient():

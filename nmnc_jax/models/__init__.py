@@ -1,7 +1,9 @@
 """Models with taps, in Flax Linen: ``module.apply`` is the library's ``apply_fn``."""
 
+from nmnc_jax.models.alexnet import AlexNet
 from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
+from nmnc_jax.models.resnet import ResNet, resnet18, resnet50
 from nmnc_jax.models.transformer import VisionTransformer
 
-__all__ = ["MLP", "ConvNet", "VisionTransformer"]
+__all__ = ["MLP", "AlexNet", "ConvNet", "ResNet", "VisionTransformer", "resnet18", "resnet50"]

@@ -1,0 +1,93 @@
+"""Residual networks with group normalisation and a tap after the stem and every block."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from nmnc_jax.taps import TapLike, no_tap
+from nmnc_jax.types import Array, DType
+
+
+class ResNet(nn.Module):
+    """A residual network for large images; taps stem, block0, block1, ...
+
+    Group normalisation keeps the examples of a batch apart, as estimators need: a perturbation of
+    one changes no other's output.
+
+    Attributes:
+        blocks: residual blocks of each stage; a stage has half the resolution of the one before.
+        bottleneck: three convolutions in each block (1x1, 3x3, 1x1 of four times the width) or two.
+        outputs: units of the output layer, o.
+        width: channels of the first stage, a multiple of `groups`.
+        groups: groups of each GroupNorm.
+        dtype: of the computation; parameters and outputs are float32.
+
+    Source:
+        He et al. 2016 (arXiv 1512.03385); Wu and He 2018 (arXiv 1803.08494) for GroupNorm.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax.models import resnet18
+        >>> from nmnc_jax.shapes import tap_shapes
+        >>> model, images = resnet18(outputs=1000), jnp.ones((2, 224, 224, 3))
+        >>> params = jax.eval_shape(model.init, jax.random.key(0), images)
+        >>> tap_shapes(model.apply, params, images)["block7"].shape
+        (2, 7, 7, 512)
+    """
+
+    blocks: Sequence[int]
+    bottleneck: bool
+    outputs: int
+    width: int = 64
+    groups: int = 32
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
+        """Maps images [B, H, W, C] to outputs [B, o]."""
+        convolution = partial(
+            nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), dtype=self.dtype
+        )
+        norm = partial(nn.GroupNorm, num_groups=self.groups, dtype=self.dtype)
+
+        def block(x: Array, name: str, channels: int, stride: int) -> Array:
+            widths = (channels, channels, 4 * channels) if self.bottleneck else (channels,) * 2
+            sides = (1, 3, 1) if self.bottleneck else (3, 3)
+            strides = (1, stride, 1) if self.bottleneck else (stride, 1)
+            y = x
+            for place, (width, side, step) in enumerate(zip(widths, sides, strides, strict=True)):
+                y = nn.relu(y) if place else y
+                label = f"{name}_conv{place}"
+                y = convolution(width, (side, side), strides=step, padding=side // 2, name=label)(y)
+                y = norm(name=f"{name}_norm{place}")(y)
+            if x.shape != y.shape:
+                x = convolution(widths[-1], (1, 1), strides=stride, name=f"{name}_shortcut")(x)
+                x = norm(name=f"{name}_shortcut_norm")(x)
+            return nn.relu(x + y)
+
+        x = convolution(self.width, (7, 7), strides=2, padding=3, name="stem")(
+            inputs.astype(self.dtype)
+        )
+        x = nn.relu(norm(name="stem_norm")(x))
+        x = tap("stem", nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
+        number = 0
+        for stage, count in enumerate(self.blocks):
+            for place in range(count):
+                stride = 2 if stage and not place else 1
+                name = f"block{number}"
+                x = tap(name, block(x, name, self.width * 2**stage, stride))
+                number += 1
+        x = x.mean(axis=(1, 2))
+        return nn.Dense(self.outputs, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+
+
+def resnet18(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
+    """ResNet-18: eight blocks of two convolutions."""
+    return ResNet((2, 2, 2, 2), bottleneck=False, outputs=outputs, dtype=dtype)
+
+
+def resnet50(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
+    """ResNet-50: sixteen bottleneck blocks."""
+    return ResNet((3, 4, 6, 3), bottleneck=True, outputs=outputs, dtype=dtype)
