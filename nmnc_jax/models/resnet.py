@@ -71,7 +71,7 @@ class ResNet(nn.Module):
             inputs.astype(self.dtype)
         )
         x = nn.relu(norm(name="stem_norm")(x))
-        x = tap("stem", nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
+        x = tap("stem", nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME"))
         number = 0
         for stage, count in enumerate(self.blocks):
             for place in range(count):
