@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.data import Dataset, batches
+from experiments.data import InMemory, batches
 from nmnc_jax import (
     Estimator,
     Probe,
@@ -43,7 +43,7 @@ class Trained:
 
 
 def train(
-    model: Any, data: Dataset, stages: Sequence[int], *, batch: int = 64, seed: int = 0
+    model: Any, data: InMemory, stages: Sequence[int], *, batch: int = 64, seed: int = 0
 ) -> Trained:
     """Trains a Flax Linen model by backpropagation with Adam and keeps its parameters at stages."""
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)

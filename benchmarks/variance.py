@@ -26,7 +26,7 @@ from benchmarks.common import (
     write_table,
 )
 from benchmarks.networks import Trained, correlation, loss_fn, train
-from experiments.data import load
+from experiments.data import load_in_memory
 from nmnc_jax import direct_feedback_alignment, weight_perturbation
 from nmnc_jax.diagnostics import exact_gradient
 from nmnc_jax.models import MLP
@@ -126,7 +126,7 @@ def on_digits(full: bool, seed: int) -> list[Row]:
     """Measures every method's gradient of one batch of digits against the exact one."""
     stages = (0, 300, 600)
     model = MLP((256, 256) if full else (64, 64), 10)
-    trained = train(model, load("digits"), stages, seed=seed)
+    trained = train(model, load_in_memory("digits"), stages, seed=seed)
     rows = []
     counts = (1, 4, 16, 64, 256) if full else (1, 8, 64)
     work = [(name, k) for name in METHODS for k in (counts if name != "dfa" else (1,))]

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.config import UserError, config_names, load_config
+from experiments.config import Stopped, UserError, config_names, load_config
 from experiments.memory import keep_memory
 
 Options = TypeVar("Options")
@@ -50,16 +51,23 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
 
 
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command line; a mistake in it ends with status 2 and one line."""
+    """Runs a command line; a mistake in it ends with a status of 1 and one line."""
     keep_memory()
     try:
         command(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        print(f"{stopped}; go on with the same command, --resume and --out", flush=True)
 
 
-def open_directory(out: Path | None, name: str) -> Path:
+def open_directory(out: Path | None, name: str, *, occupied: bool = False) -> Path:
     """Makes an output directory; without one given, a new one below ``runs/``.
+
+    Args:
+        out: the directory.
+        name: what a new one's begins with.
+        occupied: whether it may hold something.
 
     Raises:
         UserError: if it is not empty or cannot be written.
@@ -67,11 +75,11 @@ def open_directory(out: Path | None, name: str) -> Path:
     out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
+        if any(out.iterdir()) and not occupied:
             raise UserError(f"out is {out}, which is not empty; it takes a new or empty directory")
-        probe = out / "config.json"
+        probe = out / "probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"out is {out}, which cannot be written: {error.strerror}") from error
     return out
@@ -82,11 +90,43 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def metrics_file(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Opens ``metrics.jsonl``; each record is on disk before the next step runs."""
-    with path.open("w", buffering=1) as lines:
-        yield lambda record: print(json.dumps(record), file=lines)
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Reads ``metrics.jsonl``, where a run left one."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Writes ``metrics.jsonl``, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+    temporary.replace(path)
+
+
+def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins several processes into one run, before any device is used.
+
+    Args:
+        coordinator: HOST:PORT of process 0; "auto" where the cluster tells it all; None for one
+            process alone.
+        processes: their number.
+        process: this one's.
+
+    Raises:
+        UserError: if a part is missing, or the others cannot be reached.
+    """
+    if coordinator is None:
+        if processes is not None or process is not None:
+            raise UserError("processes and process take a coordinator: --coordinator HOST:PORT")
+        return
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        elif processes is None or process is None:
+            raise UserError(f"coordinator is {coordinator!r}; it takes --processes and --process")
+        else:
+            jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"coordinator {coordinator!r} could not join: {error}") from error
 
 
 @dataclasses.dataclass

@@ -17,9 +17,9 @@ from experiments.command import Reporter, open_directory, parse, run_command, wr
 from experiments.config import Config, UserError
 from experiments.cost import step_costs
 from experiments.data import load
-from experiments.loop import make_trainer
 from experiments.methods import check_method
-from experiments.train import run_into
+from experiments.train import is_same_run, run_or_read
+from experiments.trainer import make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Options:
     """Number of seeds, from `seed` on."""
     out: Path | None = None
     """New or empty directory for the results; by default one below runs/."""
+    resume: bool = False
+    """Go on with the comparison in `out`: what is complete is kept, what was cut off goes on."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,13 +46,21 @@ def main(arguments: Sequence[str]) -> None:
     names = list(dict.fromkeys(check_method(name) for name in options.estimators))
     options.config.check()
     configs = {name: dataclasses.replace(options.config, estimator=name) for name in names}
-    directory = open_directory(options.out, f"compare-{options.config.data}")
+    if options.resume and options.out is None:
+        raise UserError("resume takes the comparison's directory: --out DIR")
+    going = options.resume and is_same_run(options.out, options.config)
+    directory = open_directory(options.out, f"compare-{options.config.data}", occupied=going)
     write_json(
         directory / "config.json",
         {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
     )
     config = options.config
-    data = load(config.data, variant=config.variant, validation=config.validation)
+    data = load(
+        config.data,
+        variant=config.variant,
+        validation=config.validation,
+        data_dir=config.data_dir,
+    )
     console = Console()
     if not console.is_terminal:
         console.width = 120
@@ -62,8 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         for name in names:
             run = dataclasses.replace(configs[name], seed=seed)
             inside = directory / f"{name}-seed{seed}"
-            inside.mkdir()
-            summary, records = run_into(inside, trainers[name], run, data, reporter)
+            summary, records = run_or_read(inside, trainers[name], run, data, reporter)
             summaries[name].append(summary)
             runs[name].append(records)
     print("measuring the cost of a step, all methods in turn", flush=True)

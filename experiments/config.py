@@ -7,21 +7,27 @@ from typing import Literal
 
 from experiments import configs
 
+DATA_DIR = "~/tensorflow_datasets"
+
 
 class UserError(Exception):
     """A mistake in what was asked, told in one line."""
+
+
+class Stopped(Exception):
+    """A run that was asked to stop and has saved where it was."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One training run."""
 
-    data: Literal["digits", "mnist5k", "photos"]
+    data: Literal["digits", "mnist5k", "photos", "cifar10", "imagenet2012"]
     """Data set."""
-    model: Literal["mlp", "conv", "vit"]
-    """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; or a
-    vision transformer."""
-    features: tuple[int, ...]
+    model: Literal["mlp", "conv", "vit", "alexnet", "resnet18", "resnet50"]
+    """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
+    vision transformer; AlexNet; or a residual network with GroupNorm."""
+    features: tuple[int, ...] = ()
     """Hidden units of each dense layer (mlp), channels of each convolution (conv) or width of the
     residual stream in each block, the same in all (vit)."""
     strides: tuple[int, ...] = ()
@@ -30,6 +36,10 @@ class Config:
     """Units of the dense layer after the convolutions (conv)."""
     patch: int = 8
     """Side of the image patches (vit)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """alexnet and resnets only: dtype of the computation; parameters are float32."""
+    data_dir: str = DATA_DIR
+    """Where cifar10 and imagenet2012 were prepared."""
     variant: Literal["plain", "hard"] = "plain"
     """photos only: "hard" removes colour, brightness and contrast as cues."""
     validation: bool = False
@@ -74,9 +84,18 @@ class Config:
 
     log_every: int = 100
     """Steps between measurements."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints (experiments.train)."""
     alignment_batch: int = 2048
     """Training examples, fixed, on which credit is compared with the exact credit (above 256, a
     multiple of it)."""
+
+    devices: int = 0
+    """Devices to run on; 0 takes all there are."""
+    probe_devices: int = 1
+    """Devices among which the probes of an example are divided; the rest divide the examples."""
+    divide_units: bool = False
+    """Divide bases and feedback over the devices by units, where they are too large for one."""
 
     def check(self) -> None:
         """Refuses what cannot be trained.
@@ -85,12 +104,26 @@ class Config:
             UserError: naming the field, what it got and what it takes.
         """
         counts = ("steps", "batch", "rank", "probes", "patch", "update_every", "basis_batch",
-                  "basis_update_every", "log_every", "alignment_batch")  # fmt: skip
+                  "basis_update_every", "log_every", "alignment_batch", "checkpoint_every",
+                  "probe_devices")  # fmt: skip
         for field in counts:
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"learning_rate is {self.learning_rate}; it takes a positive number")
+        if self.devices < 0:
+            raise UserError(f"devices is {self.devices}; it takes 0 (all) or more")
+        if self.probes % self.probe_devices:
+            raise UserError(
+                f"probe_devices is {self.probe_devices}; it takes a divisor of the "
+                f"{self.probes} probes"
+            )
+        large = self.model in ("alexnet", "resnet18", "resnet50")
+        if large == bool(self.features):
+            takes = "none" if large else "the width of each layer"
+            raise UserError(f"features is {self.features}; {self.model} takes {takes}")
+        if self.precision != "float32" and not large:
+            raise UserError(f"precision is {self.precision!r}; {self.model} takes 'float32'")
         if self.model == "conv" and len(self.strides) != len(self.features):
             raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
         if self.model == "vit" and len(set(self.features)) != 1:

@@ -4,12 +4,11 @@ import dataclasses
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
 from experiments.data import Dataset
-from experiments.loop import Trainer, make_trainer
+from experiments.trainer import Trainer, make_trainer
 
 ROUNDS = 3
 
@@ -36,8 +35,8 @@ def step_costs(
         everyone["backprop"] = make_trainer(dataclasses.replace(config, estimator="backprop"), data)
     block = int(np.lcm(config.update_every, config.basis_update_every))
     block *= max(1, 20 // block)
-    inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
-    indices = jnp.arange(config.batch)
+    devices = everyone["backprop"].devices
+    batch = devices.gather(data.train_examples, np.arange(config.batch))
     key = jax.random.key(0)
     states = {name: trainer.init(config.seed) for name, trainer in everyone.items()}
     times: dict[str, list[float]] = {name: [] for name in everyone}
@@ -47,7 +46,7 @@ def step_costs(
             start = time.perf_counter()
             for step in range(block if turn else 1):
                 now = jax.random.fold_in(key, turn * block + step)
-                state, _ = trainer.step(state, now, inputs, targets, indices)
+                state, _ = trainer.step(state, now, batch)
             states[name] = jax.block_until_ready(state)
             if turn:  # The first turn compiles.
                 times[name].append((time.perf_counter() - start) / block)

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 
 from experiments.command import open_directory, parse, run_command, write_json
 from experiments.config import Config
-from experiments.data import Dataset, batches, load
-from experiments.loop import build_model, loss_fn, make_trainer
+from experiments.data import InMemory, batches, load_in_memory
+from experiments.trainer import build_model, loss_fn, make_trainer
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
 from nmnc_jax.diagnostics import cosine, exact_jacobian, jacobian_share
 from nmnc_jax.shapes import tap_shapes
@@ -69,7 +69,12 @@ def main(arguments: Sequence[str]) -> None:
         directory / "config.json",
         {**dataclasses.asdict(dataclasses.replace(options, config=config)), "out": str(directory)},
     )
-    data = load(config.data, variant=config.variant, validation=config.validation)
+    data = load_in_memory(
+        config.data,
+        variant=config.variant,
+        validation=config.validation,
+        data_dir=config.data_dir,
+    )
     rows = []
     for width in options.widths:
         for seed in range(config.seed, config.seed + options.seeds):
@@ -97,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"figures: {directory / 'crossover.png'}, {directory / 'map.png'}")
 
 
-def measure(config: Config, data: Dataset, options: Options) -> list[dict[str, Any]]:
+def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, Any]]:
     """Trains one network, then measures and predicts every point of it."""
     trainer = make_trainer(config, data)
     state = trainer.init(config.seed)
@@ -106,9 +111,10 @@ def measure(config: Config, data: Dataset, options: Options) -> list[dict[str, A
     key = jax.random.key(config.seed)
     for step in range(config.steps):
         now = jax.random.fold_in(key, step)
-        state, _ = trainer.step(state, now, inputs, targets, jnp.asarray(next(order)))
+        batch = trainer.devices.gather(data.train_examples, next(order))
+        state, _ = trainer.step(state, now, batch)
     params = state.params
-    apply_fn = build_model(config, data.classes).apply
+    apply_fn: Any = build_model(config, data.classes).apply
     chosen = np.random.default_rng(config.seed).permutation(len(inputs))[: options.examples]
     shapes = tap_shapes(apply_fn, params, inputs[chosen])
     jacobians = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))(params, inputs[chosen])

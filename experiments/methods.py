@@ -1,7 +1,8 @@
 """Every method a configuration can name, built from its fields."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import nmnc_jax
 from experiments.config import Config, UserError
@@ -52,15 +53,19 @@ def build_estimator(
         shapes: the model's taps; a rank is at most a tap's units.
     """
     rank = {name: min(config.rank, shape.units) for name, shape in shapes.items()}
+    divided: dict[str, Any] = {}
+    if config.probe_devices > 1:
+        divided = {"chunk": config.probe_devices, "mesh_axis": "probe"}
     probe = Probe(
         num=config.probes,
         kind=config.kind,
         difference=config.difference,
         sigma=config.sigma,
         scope=config.scope,
+        **divided,
     )
     feedback = nmnc_jax.learned_feedback(config.feedback_decay, update_every=config.update_every)
-    exact_probe = Probe(num=config.probes, kind=config.kind, difference="jvp", scope=config.scope)
+    exact_probe = dataclasses.replace(probe, difference="jvp")
 
     components = nmnc_jax.pca(
         rank, update_every=config.basis_update_every, decay=config.basis_decay

@@ -1,26 +1,33 @@
 """Trains one network: ``python -m experiments.train CONFIG [--estimator NAME] [--field value]``."""
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 from rich.console import Console
 
 from experiments import figures
+from experiments.checkpoints import Checkpoints
 from experiments.command import (
     Reporter,
-    metrics_file,
+    join_processes,
     open_directory,
     parse,
+    read_records,
     run_command,
     write_json,
+    write_records,
 )
-from experiments.config import Config
+from experiments.config import Config, UserError
 from experiments.data import Dataset, load
-from experiments.loop import Trainer, make_trainer, train
+from experiments.loop import train
 from experiments.methods import check_method
+from experiments.trainer import Trainer, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,33 +38,86 @@ class Options:
     """The run."""
     out: Path | None = None
     """New or empty directory for the results; by default one below runs/."""
+    resume: bool = False
+    """Go on with the run in `out` from its last checkpoint, or begin where there is none."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes train together; "auto" on a TPU pod."""
+    processes: int | None = None
+    """Their number."""
+    process: int | None = None
+    """The number of this one, from 0."""
 
 
-def run_into(
+def run_or_read(
     directory: Path, trainer: Trainer, config: Config, data: Dataset, reporter: Reporter
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains one network and leaves its record in a directory.
+    """Trains one network in a directory: from its last checkpoint, or not at all if it is complete.
 
     Returns:
         The summary and the measurements.
+
+    Raises:
+        Stopped: on SIGTERM, after saving.
     """
-    write_json(directory / "config.json", dataclasses.asdict(config))
-    records: list[dict[str, Any]] = []
+    complete = directory / "summary.json"
+    if complete.exists():
+        return json.loads(complete.read_text()), read_records(directory / "metrics.jsonl")
+    directory.mkdir(exist_ok=True)
+    if jax.process_index() == 0:
+        write_json(directory / "config.json", dataclasses.asdict(config))
+    checkpoints = Checkpoints(directory / "checkpoints", print)
+    try:
+        return _run(directory, trainer, config, data, reporter, checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def _run(
+    directory: Path,
+    trainer: Trainer,
+    config: Config,
+    data: Dataset,
+    reporter: Reporter,
+    checkpoints: Checkpoints,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Trains one network and leaves its record in a directory; of several processes, the first."""
+    first, path = jax.process_index() == 0, directory / "metrics.jsonl"
+    records = read_records(path)
     label = f"{config.data} {config.estimator} seed {config.seed}"
-    with (
-        metrics_file(directory / "metrics.jsonl") as write,
-        reporter.follow(label, config.steps) as show,
-    ):
+    with reporter.follow(label, config.steps) if first else contextlib.nullcontext() as show:
 
         def report(record: dict[str, Any]) -> None:
+            # What a resumed run measures again takes the place of what it had measured.
+            records[:] = [earlier for earlier in records if earlier["step"] < record["step"]]
             records.append(record)
-            write(record)
-            show(record)
+            if show is not None:
+                write_records(path, records)
+                show(record)
 
-        summary = train(trainer, config, data, report)
-    write_json(directory / "summary.json", summary)
-    figures.draw_all(directory, {config.estimator: [records]})
+        summary = train(trainer, config, data, report, checkpoints)
+    if first:
+        write_json(directory / "summary.json", summary)
+        figures.draw_all(directory, {config.estimator: [records]})
     return summary, records
+
+
+def is_same_run(directory: Path | None, config: Config) -> bool:
+    """Whether a directory holds a run of this configuration, which can go on.
+
+    Raises:
+        UserError: if it holds one of another configuration; it names a field.
+    """
+    if directory is None or not (directory / "config.json").exists():
+        return False
+    there = json.loads((directory / "config.json").read_text())
+    # Where a run goes on, and on how many devices, is free.
+    free = ("data_dir", "checkpoint_every", "devices", "probe_devices", "divide_units")
+    for field, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
+        if field not in free and there.get(field) != value:
+            raise UserError(
+                f"{field} is {value!r}; the run in {directory} has {there.get(field)!r}"
+            )
+    return True
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,14 +126,26 @@ def main(arguments: Sequence[str]) -> None:
     config = options.config
     config = dataclasses.replace(config, estimator=check_method(config.estimator))
     config.check()
-    directory = open_directory(options.out, f"{config.data}-{config.estimator}")
-    data = load(config.data, variant=config.variant, validation=config.validation)
-    trainer = make_trainer(config, data)
-    summary, _ = run_into(directory, trainer, config, data, Reporter(Console()))
-    print(
-        f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps, "
-        f"{summary['step_milliseconds']:.1f} ms each; figures and metrics in {directory}"
+    if (options.resume or options.coordinator) and options.out is None:
+        raise UserError("resume and coordinator take the run's directory: --out DIR")
+    join_processes(options.coordinator, options.processes, options.process)
+    going = options.resume and is_same_run(options.out, config)
+    going = going or jax.process_index() > 0
+    name = f"{config.data}-{config.estimator}"
+    directory = open_directory(options.out, name, occupied=going)
+    data = load(
+        config.data,
+        variant=config.variant,
+        validation=config.validation,
+        data_dir=config.data_dir,
     )
+    trainer = make_trainer(config, data)
+    summary, _ = run_or_read(directory, trainer, config, data, Reporter(Console()))
+    if jax.process_index() == 0:
+        print(
+            f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps, "
+            f"{summary['step_milliseconds']:.1f} ms each; figures and metrics in {directory}"
+        )
 
 
 if __name__ == "__main__":

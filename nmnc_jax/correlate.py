@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from nmnc_jax.probes import Probe, coordinates, draw, linear_response
 from nmnc_jax.shapes import TapShape, at_least_float32, unflatten
@@ -104,21 +105,31 @@ def correlations(
                 dtype=dtypes[name],
                 pooled=pooled,
             )
-        return mean_over_probes(one_probe, draws, probe.num, probe.chunk_size())
+        return mean_over_probes(
+            one_probe, draws, probe.num, probe.chunk_size(), mesh_axis=probe.mesh_axis
+        )
 
     if probe.scope == "all_taps":
         return probe_together(list(shapes))
     return {name: probe_together([name])[name] for name in shapes}
 
 
-def mean_over_probes(one_probe: Callable[[Any], Any], draws: Any, num: int, chunk: int) -> Any:
-    """Averages a function of one draw over all draws, holding `chunk` of them in memory at once.
+def mean_over_probes(
+    one_probe: Callable[[Any], Any],
+    draws: Any,
+    num: int,
+    chunk: int,
+    *,
+    mesh_axis: str | None = None,
+) -> Any:
+    """Averages a function of one draw over all draws, holding a chunk of them in memory at once.
 
     Args:
         one_probe: draw to a pytree of arrays.
         draws: pytree of arrays or keys with leading axis K.
         num: K.
         chunk: a divisor of K.
+        mesh_axis: axis of the mesh in context over which a chunk is divided.
 
     Returns:
         The mean of `one_probe` over the draws.
@@ -128,8 +139,14 @@ def mean_over_probes(one_probe: Callable[[Any], Any], draws: Any, num: int, chun
     chunks = jax.tree.map(lambda leaf: leaf.reshape(num // chunk, chunk, *leaf.shape[1:]), draws)
 
     def add_chunk(total, chunk_draws):
+        if mesh_axis is not None:
+            chunk_draws = jax.tree.map(divided, chunk_draws)
         results = jax.vmap(one_probe)(chunk_draws)
         return jax.tree.map(lambda t, r: t + r.sum(axis=0), total, results), None
+
+    def divided(leaf):
+        others = (PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
+        return lax.with_sharding_constraint(leaf, PartitionSpec(mesh_axis, *others))
 
     shapes = jax.eval_shape(lambda d: one_probe(jax.tree.map(lambda leaf: leaf[0], d)), draws)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

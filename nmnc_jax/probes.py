@@ -36,6 +36,8 @@ class Probe:
             costs fewer passes and adds the variance of the other taps' perturbations.
         chunk: most probes in memory at once; the largest divisor of `num` up to it is taken. None:
             1 on CPU, where a loop is fastest, 8 elsewhere. It changes results by rounding only.
+        mesh_axis: axis of the mesh in context (``jax.set_mesh``) over which the probes of a chunk
+            are divided; its size divides the chunk.
 
     Raises:
         ValueError: if a field is out of range, named with what it got and what it takes.
@@ -54,6 +56,7 @@ class Probe:
     sigma: float = 1e-3
     scope: Scope = "each_tap"
     chunk: int | None = None
+    mesh_axis: str | None = None
 
     def __post_init__(self):
         for name, takes in (("kind", Kind), ("difference", Difference), ("scope", Scope)):

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import data
 from experiments.config import UserError
+from experiments.data import embedded
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,7 @@ from experiments.config import UserError
     [("digits", (8, 8, 1), 1797), ("mnist5k", (28, 28, 1), 5000), ("photos", (32, 32, 3), 12000)],
 )
 def test_sets_are_whole_and_standardised(name, shape, examples):
-    loaded = data.load(name)
+    loaded = data.load_in_memory(name)
     assert loaded.train_inputs.shape[1:] == loaded.test_inputs.shape[1:] == shape
     assert len(loaded.train_inputs) + len(loaded.test_inputs) == examples
     assert loaded.train_inputs.dtype == np.float32
@@ -26,7 +27,7 @@ def test_sets_are_whole_and_standardised(name, shape, examples):
 
 @pytest.mark.parametrize("name", ["digits", "photos"])
 def test_validation_never_touches_the_test_set(name):
-    chosen, final = data.load(name, validation=True), data.load(name)
+    chosen, final = data.load_in_memory(name, validation=True), data.load_in_memory(name)
     seen = {image.tobytes() for image in np.round(final.test_inputs, 3)}
     if name == "digits":
         assert len(chosen.train_inputs) + len(chosen.test_inputs) == len(final.train_inputs)
@@ -42,13 +43,13 @@ def test_train_and_test_patches_share_no_pixel():
     picture = np.repeat((blocks * 16).astype(np.uint8)[..., None], 3, axis=2)
     random = np.random.default_rng(0)
     for _ in range(200):
-        patch = data._patch(picture, np.array([3, 9]), random)
+        patch = embedded._patch(picture, np.array([3, 9]), random)
         assert len(np.unique(patch)) == 1
         assert round(float(patch[0, 0, 0]) * 255 / 16) in (3, 9)
 
 
 def test_hard_variant_hides_colour_and_contrast():
-    plain, hard = data.load("photos"), data.load("photos", variant="hard")
+    plain, hard = data.load_in_memory("photos"), data.load_in_memory("photos", variant="hard")
     for loaded, low, high in ((plain, 0.3, 1), (hard, 0, 0.2)):
         means = loaded.train_inputs.mean((1, 2, 3))
         within = [means[loaded.train_targets == c].mean() for c in range(10)]
@@ -66,10 +67,22 @@ def test_order_is_known_from_the_step_alone():
     assert straight[0].tolist() != next(data.batches(50, 8, seed=4)).tolist()
 
 
+def test_processes_read_their_rows_of_the_same_batches():
+    digits = data.load("digits")
+    whole = digits.train_batches(8, 3, steps=range(5, 7), rows=np.arange(8))
+    halves = [
+        digits.train_batches(8, 3, steps=range(5, 7), rows=np.arange(4) + 4 * process)
+        for process in (0, 1)
+    ]
+    for (inputs, targets), *parts in zip(whole, *halves, strict=True):
+        np.testing.assert_array_equal(np.concatenate([p[0] for p in parts]), inputs)
+        np.testing.assert_array_equal(np.concatenate([p[1] for p in parts]), targets)
+
+
 def test_bad_requests_are_refused():
-    with pytest.raises(UserError, match="unknown data 'cifar'"):
-        data.load("cifar")
+    with pytest.raises(UserError, match="unknown data 'cifar'; in memory there are digits"):
+        data.load_in_memory("cifar")
     with pytest.raises(UserError, match="variant is 'hard' with data 'digits'"):
-        data.load("digits", variant="hard")
+        data.load_in_memory("digits", variant="hard")
     with pytest.raises(UserError, match="batch is 99; the training set takes at most 50"):
         next(data.batches(50, 99, seed=0))

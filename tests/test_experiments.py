@@ -14,7 +14,7 @@ from experiments.methods import METHODS
 
 SHORT = [
     *("--model", "mlp", "--features", "32", "32", "--steps", "12", "--log-every", "5"),
-    *("--alignment-batch", "64", "--basis-batch", "64"),
+    *("--alignment-batch", "64", "--basis-batch", "64", "--devices", "1"),
 ]
 
 

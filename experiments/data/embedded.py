@@ -1,11 +1,9 @@
 """Data sets that need no download: digits, mnist5k and photos, whole in memory."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import numpy as np
 
 from experiments.config import UserError
+from experiments.data.dataset import InMemory, standardised
 
 PHOTOS = (
     "astronaut", "chelsea", "china", "coffee", "flower", "grass",
@@ -16,77 +14,19 @@ BLOCKS = 16
 TEST_BLOCKS = 4
 
 
-class Dataset(NamedTuple):
-    """A data set for classification.
-
-    Attributes:
-        train_inputs: float32 images, [examples, height, width, channels].
-        train_targets: int32 classes, [examples].
-        test_inputs: images that training never sees.
-        test_targets: their classes.
-        classes: number of classes.
-    """
-
-    train_inputs: np.ndarray
-    train_targets: np.ndarray
-    test_inputs: np.ndarray
-    test_targets: np.ndarray
-    classes: int
-
-
-def load(name: str, *, variant: str = "plain", validation: bool = False) -> Dataset:
-    """Loads a data set.
-
-    Args:
-        name: "digits", "mnist5k" or "photos".
-        variant: "plain", or "hard" (photos only).
-        validation: whether the test part is held out of the training set instead.
-
-    Returns:
-        A `Dataset` whose inputs have mean 0 and variance 1 over the training set.
+def load_embedded(name: str, variant: str, validation: bool) -> InMemory:
+    """Loads digits, mnist5k or photos; its test part is held out of training if `validation`.
 
     Raises:
-        UserError: if the name or variant is unknown, or a package is missing.
+        UserError: if a package is missing.
     """
-    if variant == "hard" and name != "photos":
-        raise UserError(f"variant is 'hard' with data {name!r}; only photos has one")
     if name == "photos":
-        parts = _photos(variant, validation)
-    elif name in ("digits", "mnist5k"):
-        images, targets = _digits() if name == "digits" else _mnist5k()
-        parts = _split(images, targets, validation)
+        train_inputs, train_targets, test_inputs, test_targets = _photos(variant, validation)
     else:
-        raise UserError(f"unknown data {name!r}; there are digits, mnist5k, photos")
-    train_inputs, train_targets, test_inputs, test_targets = parts
-    mean, deviation = train_inputs.mean(), train_inputs.std()
-    return Dataset(
-        ((train_inputs - mean) / deviation).astype(np.float32),
-        train_targets.astype(np.int32),
-        ((test_inputs - mean) / deviation).astype(np.float32),
-        test_targets.astype(np.int32),
-        int(train_targets.max()) + 1,
-    )
-
-
-def batches(examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[np.ndarray]:
-    """Yields the indices of each step's examples, without end.
-
-    The order is a permutation keyed by (seed, epoch), so that any step's batch is known from its
-    number alone. A last incomplete batch of an epoch is left out.
-
-    Raises:
-        UserError: if the batch is larger than the data set.
-    """
-    if batch > examples:
-        raise UserError(f"batch is {batch}; the training set takes at most {examples}")
-    per_epoch = examples // batch
-    step = first_step
-    while True:
-        epoch = step // per_epoch
-        order = np.random.default_rng((seed, epoch)).permutation(examples)
-        for place in range(step % per_epoch, per_epoch):
-            yield order[place * batch : (place + 1) * batch]
-        step = (epoch + 1) * per_epoch
+        images, targets = _digits() if name == "digits" else _mnist5k()
+        train_inputs, train_targets, test_inputs, test_targets = _split(images, targets, validation)
+    classes = int(train_targets.max()) + 1
+    return standardised((train_inputs, train_targets), (test_inputs, test_targets), classes)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

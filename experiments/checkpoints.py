@@ -1,0 +1,152 @@
+"""Checkpoints by Orbax: written while training goes on, whole or not at all; checked when read."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from experiments.config import UserError
+
+KEPT = 2
+MANIFESTS = "manifests"
+
+
+class Checkpoints:
+    """The last checkpoints of a run, in one directory.
+
+    Each has a manifest of its files' sha256, written when Orbax has put the whole in place. One
+    without a manifest, or whose files differ from it, is damaged: it is moved aside, told, and the
+    one before is used.
+
+    Args:
+        directory: for the checkpoints alone; made where it is missing.
+        tell: called with a line for each checkpoint that is damaged.
+    """
+
+    def __init__(self, directory: Path, tell: Callable[[str], None]):
+        self._directory = directory.resolve()
+        self._tell = tell
+        self._manifests = self._directory / MANIFESTS
+        if jax.process_index() == 0:
+            self._manifests.mkdir(parents=True, exist_ok=True)
+        _together("made")
+        self._manager = self._open()
+        self._thread = ThreadPoolExecutor(1)
+        self._sealing: Future[None] | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=False)
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, tree: Any) -> None:
+        """Begins to write a checkpoint; the tree's arrays may be donated as soon as it returns."""
+        self._wait()
+        self._manager.save(step, args=ocp.args.StandardSave(_named(tree)), force=True)
+        self._sealing = self._thread.submit(self._seal)
+
+    def _wait(self) -> None:
+        """Waits until the last checkpoint is written; raises what stood in its way."""
+        if self._sealing is not None:
+            self._sealing.result()
+
+    def _seal(self) -> None:
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            self._list_files()
+
+    def restore(self, template: Any) -> tuple[int, Any] | None:
+        """Reads the last checkpoint that is whole.
+
+        Args:
+            template: the tree's shapes, dtypes and shardings.
+
+        Returns:
+            Its step and the tree, or None where there is none.
+
+        Raises:
+            UserError: if it holds another tree.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            damage = self._damage(step)
+            _together(f"checked {step}")
+            if damage is None:
+                return step, self._read(step, template)
+            self._tell(f"checkpoint {step} is damaged ({damage}); looking for the one before it")
+            if jax.process_index() == 0:
+                self._move_aside(step)
+            _together(f"moved {step}")
+        return None
+
+    def _read(self, step: int, template: Any) -> Any:
+        # Opened anew, so that it knows nothing of what was moved aside.
+        self._manager = self._open()
+        named = _named(template)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(named))
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"checkpoint {step} in {self._directory} is of another run: {error}"
+            ) from error
+        return jax.tree.unflatten(jax.tree.structure(template), [restored[name] for name in named])
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a checkpoint."""
+        manifest = self._manifests / f"{step}.json"
+        if not manifest.exists():
+            return "it has no manifest: its writing was interrupted"
+        listed = json.loads(manifest.read_text())
+        found = _digests(self._directory / str(step))
+        wrong = sorted(name for name in listed | found if listed.get(name) != found.get(name))
+        return f"{wrong[0]} is not as it was written" if wrong else None
+
+    def _move_aside(self, step: int) -> None:
+        aside = self._directory / "damaged"
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.iterdir()))
+        (self._directory / str(step)).rename(aside / f"{step}-{number}")
+        (self._manifests / f"{step}.json").unlink(missing_ok=True)
+
+    def _list_files(self) -> None:
+        """Writes the manifests of checkpoints that are whole, and drops those of removed ones."""
+        whole = {path.name for path in self._directory.iterdir() if path.name.isdecimal()}
+        listed = {path.stem for path in self._manifests.glob("*.json")}
+        for step in whole - listed:
+            temporary = self._manifests / f"{step}.tmp"
+            temporary.write_text(json.dumps(_digests(self._directory / step), indent=1))
+            temporary.rename(self._manifests / f"{step}.json")
+        for step in listed - whole:
+            (self._manifests / f"{step}.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._wait()
+        self._thread.shutdown()
+        self._manager.close()
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by their path: Orbax then sees neither NamedTuples nor empty nodes."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[str(path.relative_to(directory))] = digest
+    return digests
+
+
+def _together(name: str) -> None:
+    """Waits for the other processes, where there are any."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f"checkpoints: {name}")

@@ -1,0 +1,153 @@
+"""The catalogue's cifar10 and imagenet2012, prepared from the official archives.
+
+TensorFlow Datasets' own preparation of the two needs TensorFlow. These builders write what it would
+write, under the same names, versions and features, so that `tfds.data_source` reads it.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core import registered
+
+from experiments.config import UserError
+from experiments.data.archives import members
+
+Records = Iterator[tuple[Any, dict[str, Any]]]
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+LABELS = "datasets/imagenet2012/labels.txt"
+VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
+
+with registered.skip_registration():
+
+    class Cifar10(tfds.core.GeneratorBasedBuilder):
+        """60,000 images of 32x32 pixels in ten classes (Krizhevsky 2009)."""
+
+        VERSION = tfds.core.Version("3.0.2")
+
+        def __init__(self, *, archives: list[Path], counted: Callable[[], None], data_dir: Path):
+            self._archives = archives
+            self._counted = counted
+            super().__init__(data_dir=data_dir, file_format="array_record")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=self.__doc__,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "id": tfds.features.Text(),
+                        "image": tfds.features.Image(shape=(32, 32, 3)),
+                        "label": tfds.features.ClassLabel(num_classes=10),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Records]:
+            del dl_manager
+            (archive,) = self._archives
+            files = {
+                name: content
+                for name, content in members(archive, archive.name)
+                if name.startswith(CIFAR10_FOLDER)
+            }
+            names = _file(files, "batches.meta.txt").decode().split("\n")
+            features: Any = self.info.features
+            features["label"].names = [name for name in names if name]
+            training = b"".join(_file(files, f"data_batch_{part}.bin") for part in range(1, 6))
+            return {
+                "train": self._generate_examples("train", training),
+                "test": self._generate_examples("test", _file(files, "test_batch.bin")),
+            }
+
+        def _generate_examples(self, split: str, content: bytes) -> Records:
+            rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+            for index, row in enumerate(rows):
+                self._counted()
+                # As a picture: TFDS encodes arrays by TensorFlow.
+                image = Image.fromarray(row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+                yield index, {"id": f"{split}_{index:05d}", "image": image, "label": int(row[0])}
+
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder):
+        """1,281,167 training and 50,000 validation photographs in 1,000 classes (ILSVRC 2012)."""
+
+        VERSION = tfds.core.Version("5.1.0")
+
+        def __init__(self, *, archives: list[Path], counted: Callable[[], None], data_dir: Path):
+            self._archives = archives
+            self._counted = counted
+            super().__init__(data_dir=data_dir, file_format="array_record")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=self.__doc__,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(encoding_format="jpeg"),
+                        "label": tfds.features.ClassLabel(names_file=tfds.core.tfds_path(LABELS)),
+                        "file_name": tfds.features.Text(),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                homepage="https://image-net.org/",
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Records]:
+            del dl_manager
+            training, validation = self._archives
+            return {
+                "train": self._generate_examples(_training_images(training)),
+                "validation": self._generate_examples(_validation_images(validation)),
+            }
+
+        def _generate_examples(self, images: Iterator[tuple[str, str, bytes]]) -> Records:
+            for name, label, content in images:
+                self._counted()
+                image = io.BytesIO(as_jpeg(content, name))
+                yield name, {"image": image, "label": label, "file_name": name}
+
+
+def _file(files: dict[str, bytes], name: str) -> bytes:
+    """One of CIFAR-10's files."""
+    path = f"{CIFAR10_FOLDER}/{name}"
+    if path not in files:
+        raise UserError(f"the archive of cifar10 holds no {path}")
+    return files[path]
+
+
+def _training_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
+    """File name, class and content of each image, from the archive of one archive per class."""
+    for name, inner in members(archive, archive.name):
+        for image, content in members(io.BytesIO(inner), f"{name} in {archive.name}"):
+            yield image, name.removesuffix(".tar"), content
+
+
+def _validation_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
+    """The same of the validation images, whose labels are listed in the order of their numbers."""
+    labels = tfds.core.tfds_path(VALIDATION_LABELS).read_text().split()
+    for name, content in members(archive, archive.name):
+        # ILSVRC2012_val_00000001.JPEG
+        number = name.removesuffix(".JPEG").rpartition("_")[2]
+        if not (number.isdecimal() and 1 <= int(number) <= len(labels)):
+            raise UserError(f"{archive.name} holds {name!r}, which is no validation image")
+        yield name, labels[int(number) - 1], content
+
+
+def as_jpeg(content: bytes, name: str) -> bytes:
+    """Returns an image as RGB or grey JPEG; one of them is a PNG, and some are CMYK."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                return content
+            changed = io.BytesIO()
+            image.convert("RGB").save(changed, "JPEG", quality=100)
+            return changed.getvalue()
+    except OSError as error:
+        raise UserError(f"{name} is no image that can be read: {error}") from error

@@ -1,0 +1,115 @@
+"""The sets that TensorFlow Datasets' catalogue names: what they are made of, and their reading."""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.config import UserError
+from experiments.data.archives import Archive
+from experiments.data.dataset import Examples, InMemory, standardised
+
+TORONTO = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+IMAGENET = "https://image-net.org/download-images (after registration)"
+
+
+class Entry(NamedTuple):
+    """One set of the catalogue."""
+
+    archives: tuple[Archive, ...]
+    splits: tuple[str, str]
+    """Names of the training and the test split."""
+    examples: int
+    """In both splits together."""
+
+
+CATALOGUE = {
+    "cifar10": Entry(
+        (
+            Archive(
+                "cifar-10-binary.tar.gz",
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                TORONTO,
+            ),
+        ),
+        ("train", "test"),
+        60_000,
+    ),
+    "imagenet2012": Entry(
+        (
+            Archive(
+                "ILSVRC2012_img_train.tar",
+                "b08200a27a8e34218a0e58fde36b0fe8f73bc377f4acea2d91602057c3ca45bb",
+                IMAGENET,
+            ),
+            Archive(
+                "ILSVRC2012_img_val.tar",
+                "c7e06a6c0baccf06d8dbeb6577d71efff84673a5dbdd50633ab44f8ea0456ae0",
+                IMAGENET,
+            ),
+        ),
+        ("train", "validation"),
+        1_331_167,
+    ),
+}
+
+
+def open_sources(name: str, data_dir: Path) -> tuple[Any, Any]:
+    """Opens both splits of a prepared set for random access, with images still encoded.
+
+    Raises:
+        UserError: if it is not there (it says what to fetch, where to put it and what to run), or
+            the packages that read it are missing.
+    """
+    entry = CATALOGUE[name]
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(f"{name} needs TFDS: pip install 'nmnc_jax[imagenet]'") from error
+    if not list((data_dir / name).glob("[0-9]*/dataset_info.json")):
+        names = " and ".join(archive.name for archive in entry.archives)
+        raise UserError(
+            f"{name} is not in {data_dir}: get {names} from {entry.archives[0].source}, put that "
+            "in a directory DIR, and run: "
+            f"python -m experiments.prepare {name} --archive DIR --data-dir {data_dir}"
+        )
+    skip = {"image": tfds.decode.SkipDecoding()}
+    try:
+        train, test = (
+            tfds.data_source(name, split=split, data_dir=data_dir, decoders=skip, download=False)
+            for split in entry.splits
+        )
+    except NotImplementedError as error:
+        raise UserError(
+            f"{name} in {data_dir} is not in the format array_record; prepare it elsewhere with: "
+            f"python -m experiments.prepare {name}"
+        ) from error
+    return train, test
+
+
+def load_cifar10(data_dir: Path, validation: bool) -> InMemory:
+    """Reads CIFAR-10 into memory; its test part is 5,000 training images if `validation`.
+
+    Raises:
+        UserError: as `open_sources` does.
+    """
+    train_source, test_source = open_sources("cifar10", data_dir)
+    train = _whole(train_source)
+    if validation:
+        order = np.random.default_rng(0).permutation(len(train[0]))
+        held = len(order) // 10
+        parts = [(train[0][part], train[1][part]) for part in (order[held:], order[:held])]
+        train, test = parts
+    else:
+        test = _whole(test_source)
+    return standardised(train, test, 10, axis=(0, 1, 2))
+
+
+def _whole(source: Any) -> Examples:
+    """All examples, in the order of their names, which no preparation changes."""
+    from PIL import Image
+
+    records = sorted(source.__getitems__(range(len(source))), key=lambda record: record["id"])
+    images = [np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records]
+    return np.stack(images), np.array([record["label"] for record in records])

@@ -1,0 +1,146 @@
+"""What a data set is to the training loop, and the order of its examples."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from experiments.config import UserError
+from nmnc_jax.types import Array
+
+Examples = tuple[np.ndarray, np.ndarray]
+"""Images [examples, height, width, channels] and int32 classes [examples]."""
+
+
+class Dataset(Protocol):
+    """A data set for classification."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def train_size(self) -> int:
+        """Training examples."""
+        ...
+
+    @property
+    def test_size(self) -> int:
+        """Examples that training never sees."""
+        ...
+
+    def train_examples(self, indices: np.ndarray) -> Examples:
+        """Reads training examples as they are tested: without augmentation."""
+        ...
+
+    def test_examples(self, indices: np.ndarray) -> Examples:
+        """Reads test examples."""
+        ...
+
+    def train_batches(
+        self, batch: int, seed: int, *, steps: range, rows: np.ndarray
+    ) -> Iterator[Examples]:
+        """Yields these rows of each of these steps' batches.
+
+        A step's batch is known from its number alone, so that a run resumes where it was. Each of
+        several processes reads rows of its own.
+
+        Raises:
+            UserError: if the batch is larger than the training set.
+        """
+        ...
+
+    def normalise(self, inputs: Array) -> Array:
+        """Makes read images the network's inputs, float32; it runs on the device."""
+        ...
+
+
+class InMemory(NamedTuple):
+    """A `Dataset` that is whole in memory.
+
+    Attributes:
+        train_inputs: float32 images of mean 0 and variance 1 over the training set.
+        train_targets: int32 classes.
+        test_inputs: images that training never sees.
+        test_targets: their classes.
+        classes: number of classes.
+    """
+
+    train_inputs: np.ndarray
+    train_targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+    classes: int
+
+    @property
+    def train_size(self) -> int:
+        """Training examples."""
+        return len(self.train_inputs)
+
+    @property
+    def test_size(self) -> int:
+        """Test examples."""
+        return len(self.test_inputs)
+
+    def train_examples(self, indices: np.ndarray) -> Examples:
+        """Takes training examples."""
+        return self.train_inputs[indices], self.train_targets[indices]
+
+    def test_examples(self, indices: np.ndarray) -> Examples:
+        """Takes test examples."""
+        return self.test_inputs[indices], self.test_targets[indices]
+
+    def train_batches(
+        self, batch: int, seed: int, *, steps: range, rows: np.ndarray
+    ) -> Iterator[Examples]:
+        """Yields these rows of each of these steps' batches."""
+        for step in steps:
+            yield self.train_examples(batch_indices(self.train_size, batch, seed, step)[rows])
+
+    def normalise(self, inputs: Array) -> Array:
+        """Leaves inputs as they are: they were standardised in memory."""
+        return inputs
+
+
+def standardised(
+    train: Examples, test: Examples, classes: int, *, axis: tuple[int, ...] | None = None
+) -> InMemory:
+    """Standardises images by the training set's mean and deviation over the axes given."""
+    inputs, test_inputs = (part[0].astype(np.float32) for part in (train, test))
+    mean = inputs.mean(axis=axis, dtype=np.float64, keepdims=True).astype(np.float32)
+    for images in (inputs, test_inputs):
+        images -= mean
+    scale = 1 / np.sqrt(np.square(inputs).mean(axis=axis, dtype=np.float64, keepdims=True))
+    for images in (inputs, test_inputs):
+        images *= scale.astype(np.float32)
+    targets, test_targets = (part[1].astype(np.int32) for part in (train, test))
+    return InMemory(inputs, targets, test_inputs, test_targets, classes)
+
+
+def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray:
+    """Indices of one step's examples.
+
+    The order is a permutation keyed by (seed, epoch). A last incomplete batch of an epoch is left
+    out.
+
+    Raises:
+        UserError: if the batch is larger than the data set.
+    """
+    if batch > examples:
+        raise UserError(f"batch is {batch}; the training set takes at most {examples}")
+    epoch, place = divmod(step, examples // batch)
+    return _order(examples, seed, epoch)[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=2)
+def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
+
+
+def batches(examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[np.ndarray]:
+    """Yields the indices of each step's examples, without end; otherwise as `batch_indices`."""
+    for step in count(first_step):
+        yield batch_indices(examples, batch, seed, step)

@@ -1,0 +1,178 @@
+"""ImageNet, read by grain while training runs: random access, augmentation, exact resume."""
+
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from experiments.config import UserError
+from experiments.data.catalogue import open_sources
+from experiments.data.dataset import Examples, batch_indices
+from nmnc_jax.types import Array
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+"""Of the training images' channels, from 0 to 1, as usually published."""
+CENTRE = 224 / 256
+"""Side of the tested square over the image's shorter side."""
+AREA = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+"""Of the random crops that train (Szegedy et al. 2015)."""
+HELD_OUT = 10_000
+THREADS = 16
+AHEAD = 1024
+"""Images that are decoded before they are asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNet:
+    """A `Dataset` of encoded photographs; images are uint8 until `normalise`.
+
+    Attributes:
+        train_source: random access to records of image (encoded) and label.
+        test_source: the same.
+        train_places: the training images' places in their source.
+        test_places: the test images' places in theirs.
+        side: of the square images that it yields.
+    """
+
+    train_source: Any
+    test_source: Any
+    train_places: np.ndarray
+    test_places: np.ndarray
+    side: int = 224
+    classes: int = 1000
+
+    @property
+    def train_size(self) -> int:
+        """Training images."""
+        return len(self.train_places)
+
+    @property
+    def test_size(self) -> int:
+        """Test images."""
+        return len(self.test_places)
+
+    def train_examples(self, indices: np.ndarray) -> Examples:
+        """Reads the centres of training images."""
+        return self._centres(self.train_source, self.train_places[indices])
+
+    def test_examples(self, indices: np.ndarray) -> Examples:
+        """Reads the centres of test images."""
+        return self._centres(self.test_source, self.test_places[indices])
+
+    def _centres(self, source: Any, places: np.ndarray) -> Examples:
+        def read(place: int) -> tuple[np.ndarray, int]:
+            record = source[int(place)]
+            return crop_centre(record["image"], self.side), record["label"]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            images, labels = zip(*pool.map(read, places), strict=True)
+        return np.stack(images), np.array(labels, np.int32)
+
+    def train_batches(
+        self, batch: int, seed: int, *, steps: range, rows: np.ndarray
+    ) -> Iterator[Examples]:
+        """Yields these rows of each of these steps' batches, cropped and flipped at random.
+
+        Which image, crop and flip is known from the seed, the step and the row alone.
+        """
+        import grain
+
+        batch_indices(self.train_size, batch, seed, steps.start)  # Refuses too large a batch.
+        examples = _Examples(self, batch, seed, steps, rows)
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+        stream = grain.MapDataset.source(examples).to_iter_dataset(options)
+        yield from stream.batch(len(rows))
+
+    def normalise(self, inputs: Array) -> Array:
+        """Standardises each channel."""
+        scaled = inputs.astype(jnp.float32) / 255
+        mean, deviation = (jnp.asarray(v)[None, None, None] for v in (MEAN, DEVIATION))
+        return (scaled - mean) / deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples(Sequence[tuple[np.ndarray, np.int32]]):
+    """Random access, for grain, to the examples of a range of steps."""
+
+    data: ImageNet
+    batch: int
+    seed: int
+    steps: range
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        step, row = divmod(int(place), len(self.rows))
+        step, row = self.steps[step], int(self.rows[row])
+        index = batch_indices(self.data.train_size, self.batch, self.seed, step)[row]
+        record = self.data.train_source[int(self.data.train_places[index])]
+        random = np.random.default_rng((self.seed, step, row))
+        return crop_at_random(record["image"], self.data.side, random), np.int32(record["label"])
+
+
+def load_imagenet(data_dir: Path, validation: bool) -> ImageNet:
+    """Opens ImageNet; its test part is 10,000 training images if `validation`.
+
+    Raises:
+        UserError: as `open_sources` does.
+    """
+    train, test = open_sources("imagenet2012", data_dir)
+    places = np.arange(len(train))
+    if not validation:
+        return ImageNet(train, test, places, np.arange(len(test)))
+    if len(places) <= HELD_OUT:
+        raise UserError(f"imagenet2012 has {len(places)} images; validation holds out {HELD_OUT}")
+    order = np.random.default_rng(0).permutation(places)
+    return ImageNet(train, train, np.sort(order[HELD_OUT:]), np.sort(order[:HELD_OUT]))
+
+
+def crop_centre(content: bytes, side: int) -> np.ndarray:
+    """Decodes the central square of an image, [side, side, 3]."""
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        length = CENTRE * min(width, height)
+        left, top = (width - length) / 2, (height - length) / 2
+        return _resized(image, (left, top, left + length, top + length), side)
+
+
+def crop_at_random(content: bytes, side: int, random: np.random.Generator) -> np.ndarray:
+    """Decodes a random part of an image, mirrored half the time, [side, side, 3]."""
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        area = width * height * random.uniform(*AREA)
+        ratio = np.exp(random.uniform(*np.log(RATIO)))
+        # A part that does not fit is cut to the image.
+        across, down = min((area * ratio) ** 0.5, width), min((area / ratio) ** 0.5, height)
+        left, top = random.uniform(0, width - across), random.uniform(0, height - down)
+        crop = _resized(image, (left, top, left + across, top + down), side)
+        return np.ascontiguousarray(crop[:, ::-1]) if random.integers(2) else crop
+
+
+def _resized(image: Image.Image, box: tuple[float, float, float, float], side: int) -> np.ndarray:
+    """Part of an image as a square of bytes.
+
+    JPEG decodes at half the size or less at a fraction of the cost: never below the square's size.
+    """
+    width, height = image.size
+    image.draft(
+        "RGB",
+        (int(side * width / (box[2] - box[0])) + 1, int(side * height / (box[3] - box[1])) + 1),
+    )
+    scale = image.size[0] / width, image.size[1] / height
+    scaled = tuple(edge * scale[place % 2] for place, edge in enumerate(box))
+    limits = (0.0, 0.0, *map(float, image.size))
+    inside = tuple(min(edge, limits[2 + place % 2]) for place, edge in enumerate(scaled))
+    square = image.convert("RGB").resize(
+        (side, side), Image.Resampling.BILINEAR, (inside[0], inside[1], inside[2], inside[3])
+    )
+    return np.asarray(square)

@@ -1,0 +1,225 @@
+"""What a run is made of: its network, its method, and the functions that train and measure it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.config import Config
+from experiments.data import Dataset
+from experiments.mesh import Devices, make_devices
+from experiments.methods import CHAINED, build_estimator
+from nmnc_jax import backprop, credit_from_state, no_tap
+from nmnc_jax.diagnostics import alignment, cosine
+from nmnc_jax.models import MLP, AlexNet, ConvNet, VisionTransformer, resnet18, resnet50
+from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.state import NoiseCorrelationState
+from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
+
+loss_fn = optax.softmax_cross_entropy_with_integer_labels
+CHUNK = 256
+"""Examples per pass when a network is tested, or credit compared with the exact credit."""
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes."""
+
+    params: Any
+    optimiser: Any
+    estimator: Any
+
+
+class Trainer(NamedTuple):
+    """The functions of a run: pure, compiled once, and the same for every seed.
+
+    Attributes:
+        init: seed to `TrainState`.
+        step: ``step(state, key, batch) -> (state, loss)``; donates the state.
+        measure: ``measure(state, key, batch) -> dict``: accuracies, alignments; training accuracy
+            and exact credit are those of a large fixed batch.
+        template: the state's shapes and where its arrays lie.
+        devices: what it runs on.
+    """
+
+    init: Callable[[int], TrainState]
+    step: Callable[[TrainState, Array, Batch], tuple[TrainState, Array]]
+    measure: Callable[[TrainState, Array, Batch], dict[str, Any]]
+    template: TrainState
+    devices: Devices
+
+
+def build_model(config: Config, classes: int) -> nn.Module:
+    """Builds the network that a configuration describes."""
+    dtype = jnp.dtype(config.precision)
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "mlp": lambda: MLP(config.features, classes),
+        "conv": lambda: ConvNet(config.features, config.strides, config.dense, classes),
+        "vit": lambda: VisionTransformer(
+            config.features[0], len(config.features), config.patch, classes
+        ),
+        "alexnet": lambda: AlexNet(classes, dtype),
+        "resnet18": lambda: resnet18(classes, dtype=dtype),
+        "resnet50": lambda: resnet50(classes, dtype=dtype),
+    }
+    return makers[config.model]()
+
+
+def make_trainer(config: Config, data: Dataset) -> Trainer:
+    """Builds the run that a configuration describes, on a data set, for any seed."""
+    devices = make_devices(config)
+    model = build_model(config, data.classes)
+    apply_fn: Any = model.apply
+    images, _ = data.train_examples(np.arange(1))
+    images = jax.ShapeDtypeStruct((config.batch, *images.shape[1:]), images.dtype)
+    sample = jax.eval_shape(data.normalise, images)
+    template = jax.eval_shape(model.init, jax.random.key(0), sample)
+    shapes = tap_shapes(apply_fn, template, sample)
+    estimator = build_estimator(config, apply_fn, loss_fn, shapes)
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    optimiser = optax.adam(schedule)
+
+    def ready(batch: Batch) -> Batch:
+        return data.normalise(batch[0]), batch[1]
+
+    def initial(seeded: Estimator) -> Callable[[Array, Batch], TrainState]:
+        def fresh(key: Array, batch: Batch) -> TrainState:
+            batch = ready(batch)
+            params = model.init(key, batch[0][:1])
+            return TrainState(params, optimiser.init(params), seeded.init(params, batch))
+
+        return fresh
+
+    first = jax.eval_shape(initial(estimator), jax.random.key(0), (images, jnp.zeros(config.batch)))
+    lies = jax.tree.map(lambda leaf: devices.replicated, first)._replace(
+        estimator=devices.estimator_state(first.estimator, shapes, config.divide_units)
+    )
+
+    def init(seed: int) -> TrainState:
+        places = np.random.default_rng(seed).permutation(data.train_size)[: config.basis_batch]
+        batch = devices.everywhere(data.train_examples(places))
+        # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
+        seeded = build_estimator(dataclasses.replace(config, seed=seed), apply_fn, loss_fn, shapes)
+        return jax.jit(initial(seeded), out_shardings=lies)(jax.random.key(seed), batch)
+
+    def train_step(state: TrainState, key: Array, batch: Batch) -> tuple[TrainState, Array]:
+        gradients, estimated, info = estimator.estimate(
+            key, state.params, ready(batch), state.estimator
+        )
+        updates, optimised = optimiser.update(gradients, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, optimised, estimated), info.loss
+
+    @jax.jit
+    def correct(params: Any, batch: Batch) -> Array:
+        inputs, targets = ready(batch)
+        return (jnp.argmax(apply_fn(params, inputs, no_tap), -1) == targets).sum()
+
+    def test_accuracy(params: Any) -> float:
+        found = [correct(params, batch) for batch in _test_batches(data, devices)]
+        return sum(map(float, found)) / data.test_size
+
+    readout = "next" if config.estimator in CHAINED else "output"
+    compare = _alignments(apply_fn, estimator, readout, ready)
+    fixed = np.random.default_rng(0).permutation(data.train_size)[: config.alignment_batch]
+    size = devices.size(min(CHUNK, len(fixed)))
+    large = [
+        devices.gather(data.train_examples, fixed[at : at + size])
+        for at in range(0, len(fixed) // size * size, size)
+    ]
+
+    def measure(state: TrainState, key: Array, batch: Batch) -> dict[str, Any]:
+        measured = compare(state, key, batch, large)
+        return {"test_accuracy": test_accuracy(state.params), **measured}
+
+    placed = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        first,
+        lies,
+    )
+    step = jax.jit(train_step, donate_argnums=0, out_shardings=(lies, devices.replicated))
+    return Trainer(_on(devices, init), _on(devices, step), _on(devices, measure), placed, devices)
+
+
+def _on(devices: Devices, function: Function) -> Function:
+    """Calls a function with the mesh in context, to which its probes' axis refers."""
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        with jax.set_mesh(devices.mesh):
+            return function(*arguments)
+
+    return call  # pyright: ignore[reportReturnType]
+
+
+def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
+    """All test examples; the last batch is filled up with examples of no class."""
+    size = devices.size(min(CHUNK, data.test_size))
+
+    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs, targets = data.test_examples(np.minimum(indices, data.test_size - 1))
+        return inputs, np.where(indices < data.test_size, targets, -1).astype(targets.dtype)
+
+    for at in range(0, data.test_size, size):
+        yield devices.gather(read, np.arange(at, at + size))
+
+
+def _alignments(
+    apply_fn: ApplyFn,
+    estimator: Estimator,
+    readout: Literal["output", "next"],
+    ready: Callable[[Batch], Batch],
+) -> Callable[..., dict[str, Any]]:
+    """Builds the comparison of a method with the exact gradient of a large fixed batch.
+
+    The large batch is taken chunk by chunk, in Python: on CPU the weight gradients of 2,048
+    examples at once take several times as long, and those inside a compiled loop ten times.
+    """
+
+    @jax.jit
+    def one_chunk(state: TrainState, key: Array, chunk: Batch) -> dict[str, Any]:
+        params, memory = state.params, state.estimator
+        chunk = ready(chunk)
+        exact_key, credit_key = jax.random.split(key)
+        exact, _, told = backprop(apply_fn, loss_fn).estimate(exact_key, params, chunk, ())
+        credit = {}
+        if isinstance(memory, NoiseCorrelationState):
+            if memory.feedback:
+                credit = credit_from_state(
+                    apply_fn, loss_fn, params, chunk, memory, readout=readout
+                )
+            else:
+                credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
+        return {
+            "gradient": exact,
+            "correct": (told.outputs.argmax(axis=-1) == chunk[1]).mean(),
+            "credit": credit,
+            "exact_credit": {name: told.credit[name] for name in credit},
+        }
+
+    @jax.jit
+    def compare_all(state: TrainState, key: Array, batch: Batch, chunks: list[Any]):
+        gradients, _, _ = estimator.estimate(key, state.params, ready(batch), state.estimator)
+        exact = jax.tree.map(lambda *leaves: sum(leaves), *[c["gradient"] for c in chunks])
+        credit, exact_credit = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *[c[part] for c in chunks])
+            for part in ("credit", "exact_credit")
+        )
+        measured: dict[str, Any] = {
+            "train_accuracy": jnp.stack([c["correct"] for c in chunks]).mean(),
+            "gradient_alignment": cosine(gradients, exact),
+        }
+        return measured | ({"alignment": alignment(credit, exact_credit)} if credit else {})
+
+    def compare(state: TrainState, key: Array, batch: Batch, large: list[Batch]) -> dict[str, Any]:
+        gradient_key, *keys = jax.random.split(key, len(large) + 1)
+        chunks = [one_chunk(state, k, chunk) for k, chunk in zip(keys, large, strict=True)]
+        return jax.tree.map(float, compare_all(state, gradient_key, batch, chunks))
+
+    return compare

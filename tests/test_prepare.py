@@ -1,0 +1,265 @@
+"""Catalogue sets, from archives in the official layouts to batches."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import prepare
+from experiments.config import UserError
+from experiments.data import load
+from experiments.data.builders import LABELS, VALIDATION_LABELS, tfds
+from experiments.data.imagenet import crop_at_random, crop_centre, load_imagenet
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+def tar(members, mode="w"):
+    """An archive of named contents; a content may be a whole TarInfo instead."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, content in members:
+            if isinstance(content, tarfile.TarInfo):
+                archive.addfile(content)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def encoded(image, kind="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def cifar10_rows(count, seed):
+    random = np.random.default_rng(seed)
+    targets = random.integers(10, size=count).astype(np.uint8)
+    return targets, random.integers(256, size=(count, 3, 32, 32)).astype(np.uint8)
+
+
+def cifar10_members():
+    def content(targets, images):
+        return b"".join(bytes([t]) + i.tobytes() for t, i in zip(targets, images, strict=True))
+
+    folder = "cifar-10-batches-bin"
+    parts = [(f"data_batch_{k}.bin", content(*cifar10_rows(6, k))) for k in range(1, 6)]
+    parts.append(("test_batch.bin", content(*cifar10_rows(8, 9))))
+    parts.append(("batches.meta.txt", ("\n".join(CLASSES) + "\n\n").encode()))
+    parts.append(("readme.html", b"hello"))
+    return [(f"{folder}/{name}", content) for name, content in parts]
+
+
+def photo(seed, size=(80, 64)):
+    random = np.random.default_rng(seed)
+    small = random.integers(256, size=(4, 5, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def imagenet_archives(directory):
+    names = tfds.core.tfds_path(LABELS).read_text().split()[:3]
+    inner = []
+    for label, name in enumerate(names):
+        images = [photo(10 * label + k) for k in range(4)]
+        contents = [encoded(image, quality=95) for image in images]
+        if label == 1:
+            contents[0] = encoded(images[0], "PNG")
+            contents[1] = encoded(images[1].convert("CMYK"))
+            contents[2] = encoded(images[2].convert("L"))
+        inner.append(
+            (f"{name}.tar", tar([(f"{name}_{k}.JPEG", c) for k, c in enumerate(contents)]))
+        )
+    (directory / "ILSVRC2012_img_train.tar").write_bytes(tar(inner))
+    validation = [
+        (f"ILSVRC2012_val_{k:08}.JPEG", encoded(photo(100 + k), quality=95)) for k in (2, 1, 3)
+    ]
+    (directory / "ILSVRC2012_img_val.tar").write_bytes(tar(validation))
+
+
+def run(name, archive, data_dir, *more):
+    arguments = [name, "--archive", str(archive), "--data-dir", str(data_dir)]
+    prepare.main([*arguments, "--no-verify", *more])
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    archives, data_dir = tmp_path_factory.mktemp("archives"), tmp_path_factory.mktemp("prepared")
+    imagenet_archives(archives)
+    run("imagenet2012", archives, data_dir)
+    return data_dir
+
+
+def test_cifar10_from_archive_to_memory(tmp_path, capsys):
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(tar(cifar10_members(), "w:gz"))
+    prepared = tmp_path / "data"
+    run("cifar10", tmp_path, prepared)
+    assert "30 train examples, 8 test examples" in capsys.readouterr().out
+    whole = tfds.data_source("cifar10", split="train", data_dir=prepared)
+    assert whole.dataset_info.features["label"].names == CLASSES
+    assert set(whole.dataset_info.features) == {"id", "image", "label"}
+    assert str(whole.dataset_info.version) == "3.0.2"
+    first = next(record for record in whole if record["id"] == b"train_00000")
+    targets, images = cifar10_rows(6, 1)
+    np.testing.assert_array_equal(first["image"], images[0].transpose(1, 2, 0))
+
+    loaded = load("cifar10", data_dir=str(prepared))
+    assert (loaded.classes, loaded.train_size, loaded.test_size) == (10, 30, 8)
+    inputs, read = loaded.train_examples(np.arange(30))
+    np.testing.assert_array_equal(read[:6], targets)
+    np.testing.assert_array_equal(loaded.test_examples(np.arange(8))[1], cifar10_rows(8, 9)[0])
+    np.testing.assert_allclose(inputs.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs.std((0, 1, 2)), 1, atol=1e-4)
+    chosen = load("cifar10", validation=True, data_dir=str(prepared))
+    assert (chosen.train_size, chosen.test_size) == (27, 3)
+
+    with pytest.raises(UserError, match="is there already; remove it to prepare it again"):
+        run("cifar10", tmp_path, prepared)
+
+
+def test_imagenet_holds_what_the_archives_held(imagenet):
+    names = tfds.core.tfds_path(LABELS).read_text().split()
+    labels = tfds.core.tfds_path(VALIDATION_LABELS).read_text().split()
+    source = tfds.data_source("imagenet2012", split="train", data_dir=imagenet)
+    assert str(source.dataset_info.version) == "5.1.0"
+    assert source.dataset_info.features["label"].names == names
+    records = sorted(source, key=lambda record: record["file_name"])
+    assert [record["label"] for record in records] == [0] * 4 + [1] * 4 + [2] * 4
+    for place, record in enumerate(records):
+        exact = np.asarray(photo(10 * (place // 4) + place % 4), float)
+        exact = exact if place != 6 else exact @ [[0.299], [0.587], [0.114]]
+        assert np.abs(record["image"] - exact).mean() < 8
+    for record in tfds.data_source("imagenet2012", split="validation", data_dir=imagenet):
+        number = int(record["file_name"].decode()[-13:-5])
+        assert names[record["label"]] == labels[number - 1]
+        assert np.abs(record["image"] - np.asarray(photo(100 + number), float)).mean() < 8
+
+
+def test_imagenet_batches_resume_and_divide_exactly(imagenet):
+    data = load_imagenet(imagenet, validation=False)
+    assert (data.train_size, data.test_size) == (12, 3)
+    straight = list(data.train_batches(4, 1, steps=range(7), rows=np.arange(4)))
+    assert len(straight) == 7
+    assert straight[0][0].shape == (4, 224, 224, 3)
+    assert straight[0][0].dtype == np.uint8
+    seen = np.concatenate([targets for _, targets in straight[:3]])
+    assert np.bincount(seen, minlength=3).tolist() == [4, 4, 4]
+    resumed = list(data.train_batches(4, 1, steps=range(5, 7), rows=np.arange(4)))
+    halves = [
+        list(data.train_batches(4, 1, steps=range(5, 7), rows=np.arange(2) + 2 * process))
+        for process in (0, 1)
+    ]
+    for step in (0, 1):
+        for part in (0, 1):
+            np.testing.assert_array_equal(resumed[step][part], straight[5 + step][part])
+            joined = np.concatenate([half[step][part] for half in halves])
+            np.testing.assert_array_equal(joined, straight[5 + step][part])
+    # Each epoch crops anew.
+    other = list(data.train_batches(4, 2, steps=range(1), rows=np.arange(4)))
+    assert (other[0][0] != straight[0][0]).any()
+    inputs = data.normalise(jax.numpy.asarray(straight[0][0]))
+    assert inputs.dtype == np.float32
+    assert 0.1 < float(inputs.std()) < 3
+    with pytest.raises(UserError, match="batch is 99; the training set takes at most 12"):
+        next(data.train_batches(99, 1, steps=range(1), rows=np.arange(99)))
+
+
+def test_crops_are_parts_of_the_image():
+    """A ramp tells which part of it a crop shows; sizes force scaled decoding, and none."""
+    for width, height in ((2000, 1500), (300, 400), (60, 90)):
+        rows, columns = np.mgrid[:height, :width]
+        ramp = np.stack([255 * columns / width, 255 * rows / height, 0 * rows], -1).astype(np.uint8)
+        content = encoded(Image.fromarray(ramp), quality=95)
+        middle = crop_centre(content, 224).astype(float)
+        span = 224 / 256 * min(width, height)
+        expected = [255 * (0.5 + (x / 223 - 0.5) * span / width) for x in (0, 223)]
+        np.testing.assert_allclose(middle[112, [0, 223], 0], expected, atol=4)
+        areas, mirrored = [], 0
+        for seed in range(60):
+            crop = crop_at_random(content, 224, np.random.default_rng(seed)).astype(float)
+            across, down = crop[112, 223, 0] - crop[112, 0, 0], crop[223, 112, 1] - crop[0, 112, 1]
+            mirrored += across < 0
+            areas.append(abs(across) * down / 255**2)
+            assert down > 0
+        assert 0.05 < min(areas) < 0.25
+        assert 0.75 < max(areas) <= 1.01
+        assert 15 < mirrored < 45
+
+
+def link(kind):
+    info = tarfile.TarInfo("cifar-10-batches-bin/link")
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("../outside", b"x")], "'../outside', a path that leads out of it"),
+        ([("/etc/outside", b"x")], "'/etc/outside', a path that leads out of it"),
+        ([("a/../../outside", b"x")], "a path that leads out of it"),
+        ([("link", link(tarfile.SYMTYPE))], "link', which is not a regular file"),
+        ([("link", link(tarfile.CHRTYPE))], "link', which is not a regular file"),
+        ([("cifar-10-batches-bin/other", b"x")], "holds no cifar-10-batches-bin/batches.meta.txt"),
+    ],
+)
+def test_unsafe_and_incomplete_archives_are_refused(members, message, tmp_path):
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(tar(members, "w:gz"))
+    with pytest.raises(UserError, match=message):
+        run("cifar10", tmp_path, tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*.json"))
+
+
+def test_an_unsafe_member_of_an_inner_archive_is_refused(tmp_path):
+    imagenet_archives(tmp_path)
+    evil = tar([("n01440764.tar", tar([("../n01440764_1.JPEG", encoded(photo(0)))]))])
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(evil)
+    with pytest.raises(UserError, match=r"n01440764.tar in ILSVRC2012_img_train.tar holds '\.\./"):
+        run("imagenet2012", tmp_path, tmp_path / "data")
+
+
+def test_what_is_wrong_with_an_archive_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"cifar-10-binary.tar.gz is missing: get .* from https://"):
+        run("cifar10", tmp_path, tmp_path / "data")
+    whole = tar(cifar10_members(), "w:gz")
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"has sha256 .*; cifar-10-binary.tar.gz has c4a38c50"):
+        prepare.main(["cifar10", "--archive", str(tmp_path), "--data-dir", str(tmp_path / "data")])
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read as a tar archive"):
+        run("cifar10", tmp_path, tmp_path / "data")
+
+
+def test_an_interrupted_preparation_leaves_nothing_half_made(tmp_path, monkeypatch):
+    imagenet_archives(tmp_path)
+    data_dir = tmp_path / "data"
+    left = data_dir / "imagenet2012" / "incomplete.ABCDEF_5.1.0"
+    left.mkdir(parents=True)
+    (left / "half").write_text("what a killed preparation leaves")
+
+    def interrupted(content, name):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.data.builders.as_jpeg", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("imagenet2012", tmp_path, data_dir)
+    assert not [path for path in Path(data_dir / "imagenet2012").rglob("*") if path.is_file()]
+    run("imagenet2012", tmp_path, data_dir)
+    assert load_imagenet(data_dir, validation=False).train_size == 12
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
+def test_missing_data_says_what_to_do(name, tmp_path):
+    with pytest.raises(UserError) as told:
+        load(name, data_dir=str(tmp_path / "none"))
+    message = str(told.value)
+    assert f"{name} is not in {tmp_path / 'none'}: get " in message
+    assert f"python -m experiments.prepare {name} --archive DIR --data-dir " in message
