@@ -32,9 +32,18 @@ class Position(NamedTuple):
     seconds: Any
 
 
+def last_position(
+    trainer: Trainer, config: Config, checkpoints: Checkpoints
+) -> tuple[int, Position] | None:
+    """Reads the last whole checkpoint of a run: its step and position, or None without one."""
+    template = _position(config, trainer.template, jax.random.key(0), [], 0.0)
+    return checkpoints.restore(template)
+
+
 def _position(
     config: Config, state: TrainState, key: jax.Array, losses: list[Any], seconds: float
 ) -> Position:
+    """A position as it is saved."""
     kept = np.zeros(config.log_every, np.float32)
     kept[: len(losses)] = losses
     return Position(state, np.asarray(jax.random.key_data(key)), kept, np.array(seconds))
@@ -85,11 +94,10 @@ def train(
         Stopped: on SIGTERM, after saving.
     """
     measure_key, step_key = jax.random.split(jax.random.key(config.seed))
-    template = _position(config, trainer.template, step_key, [], 0.0)
-    first, position = (checkpoints.restore(template) if checkpoints else None) or (
-        0,
-        template._replace(state=trainer.init(config.seed)),
-    )
+    found = last_position(trainer, config, checkpoints) if checkpoints else None
+    if found is None:
+        found = 0, _position(config, trainer.init(config.seed), step_key, [], 0.0)
+    first, position = found
     state, step_key = position.state, jax.random.wrap_key_data(position.key)
     losses: list[Any] = list(position.losses[: (first - 1) % config.log_every + 1 if first else 0])
     start = time.perf_counter() - float(position.seconds)

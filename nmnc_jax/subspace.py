@@ -253,7 +253,8 @@ def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     if units <= dimension + count:
         total = (basis * scatter[None]) @ basis.T + rows.T @ rows
         values, vectors = jnp.linalg.eigh(total)
-        return vectors[:, ::-1][:, :dimension], jnp.maximum(values[::-1][:dimension], 0)
+        leading = _oriented(vectors[:, ::-1][:, :dimension])
+        return leading, jnp.maximum(values[::-1][:dimension], 0)
     # What the basis does not span, by the eigenvectors of its Gram matrix; what is at rounding
     # level has no direction, and is dropped.
     inside = rows @ basis
@@ -279,4 +280,14 @@ def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(gram)
     leading = vectors[:, ::-1][:, :dimension]
     turn = jax.scipy.linalg.solve_triangular(factor, leading, lower=True, trans="T")
-    return spanning @ turn, jnp.maximum(values[::-1][:dimension], 0)
+    return _oriented(spanning @ turn), jnp.maximum(values[::-1][:dimension], 0)
+
+
+def _oriented(basis: Array) -> Array:
+    """Gives each direction the sign that makes its largest entry positive.
+
+    Else rounding decides it, and the same probes differ from one device layout to another.
+    """
+    return (
+        basis * jnp.where(basis.max(axis=0) < -basis.min(axis=0), -1, 1).astype(basis.dtype)[None]
+    )

@@ -154,3 +154,15 @@ def test_lift_and_project_are_inverse_on_the_subspace():
 def test_bad_subspaces_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make(jnp.ones((4, 7)))
+
+
+def test_a_direction_has_one_sign():
+    """Whatever the order of the examples: rounding must not decide it."""
+    rows = activity_of(40, 60, 5, seed=3)
+    subspace = pca(5)
+    first = subspace.init("x", rows)
+    again = subspace.init("x", rows[::-1])
+    np.testing.assert_allclose(again.basis, first.basis, atol=1e-4)
+    flipped = subspace.init("x", -rows)
+    np.testing.assert_allclose(flipped.basis, first.basis, atol=1e-4)
+    assert (first.basis.max(axis=0) >= -first.basis.min(axis=0)).all()

@@ -1,0 +1,12 @@
+"""CIFAR-10 by a strided convolutional net, noise correlation in the neural manifold.
+
+python -m experiments.train cifar10_nmnc
+
+Settings chosen here; not yet run on the real data.
+"""
+
+import dataclasses
+
+from experiments.configs.cifar10_backprop import config as shared
+
+config = dataclasses.replace(shared, estimator="nmnc")

@@ -1,0 +1,141 @@
+"""Many devices give the numbers of one; several processes train as one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import Config, UserError
+from experiments.data import load
+from experiments.mesh import make_devices
+from experiments.trainer import make_trainer
+from tests.test_checkpoints import last_network, without_time
+from tests.test_experiments import SHORT
+
+CONFIG = Config(
+    data="digits", model="mlp", features=(32, 16), batch=16, steps=20, rank=6, probes=4,
+    basis_batch=20, basis_update_every=2, alignment_batch=16, devices=1,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _promotion_that_optax_takes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def trained(steps=3, **changes):
+    config = CONFIG.__class__(**{**CONFIG.__dict__, **changes})
+    data = load("digits")
+    trainer = make_trainer(config, data)
+    state = trainer.init(0)
+    rows = trainer.devices.rows(config.batch)
+    for step, examples in enumerate(data.train_batches(16, 0, steps=range(steps), rows=rows)):
+        batch = trainer.devices.place(16, examples)
+        state, _ = trainer.step(state, jax.random.fold_in(jax.random.key(1), step), batch)
+    return state, trainer
+
+
+def difference(one, other):
+    """Largest change of a parameter, over the mean step that the parameters have taken."""
+    one, other = (jax.device_get(state.params) for state in (one, other))
+    changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, other)
+    return max(jax.tree.leaves(changes)) / 3e-3
+
+
+@pytest.mark.parametrize("estimator", ["nmnc", "vnc", "weight_mirror_manifold"])
+def test_every_layout_gives_the_numbers_of_one_device(estimator):
+    one, _ = trained(estimator=estimator)
+    layouts = [{}, {"probe_devices": 4}, {"divide_units": True}]
+    for layout in layouts[:1] if estimator != "nmnc" else layouts:
+        eight, trainer = trained(estimator=estimator, **{"devices": 8, **layout})
+        # Adam divides by the gradient's own size: what is at rounding level moves.
+        assert difference(one, eight) < 1e-3
+        coordinates = eight.estimator.feedback["dense0"].coordinates
+        assert coordinates.sharding.is_fully_replicated
+        assert trainer.devices.mesh.shape["probe"] == layout.get("probe_devices", 1)
+        basis = eight.estimator.subspace["dense0"].basis
+        if estimator != "vnc":
+            divided = {shard.data.shape for shard in basis.addressable_shards}
+            assert divided == {(4, 6) if "divide_units" in layout else (32, 6)}
+
+
+def test_feedback_of_all_units_is_divided_too():
+    one, _ = trained(estimator="vnc")
+    eight, _ = trained(estimator="vnc", devices=8, divide_units=True)
+    assert difference(one, eight) < 1e-3
+    shards = eight.estimator.feedback["dense0"].coordinates.addressable_shards
+    assert {shard.data.shape for shard in shards} == {(10, 4)}
+
+
+def test_a_batch_is_joined_from_its_rows():
+    devices = make_devices(CONFIG.__class__(**{**CONFIG.__dict__, "devices": 8}))
+    images = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+    inputs, targets = devices.gather(lambda rows: (images[rows], rows), np.arange(24)[::-1])
+    np.testing.assert_array_equal(inputs, images[::-1])
+    np.testing.assert_array_equal(targets, np.arange(24)[::-1])
+    assert {shard.data.shape for shard in inputs.addressable_shards} == {(3, 3)}
+    assert devices.size(30) == 24
+    with pytest.raises(UserError, match="batch is 12; it takes a multiple of the 8 devices"):
+        devices.rows(12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 9}, "devices is 9; there are 8"),
+        ({"devices": 6, "probe_devices": 4}, "probe_devices is 4; it takes a divisor of 6"),
+    ],
+)
+def test_layouts_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_devices(CONFIG.__class__(**{**CONFIG.__dict__, **changes}))
+
+
+def start_processes(out, *more):
+    """Two processes of one device each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    short = SHORT[: SHORT.index("--devices")]
+    command = [sys.executable, "-m", "experiments.train", "digits", *short, "--out", str(out),
+               "--coordinator", f"localhost:{port}", "--processes", "2", *more]  # fmt: skip
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [*command, "--process", str(number)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+
+
+def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
+    from experiments import train
+
+    train.main(["digits", *SHORT, "--out", str(tmp_path / "one")])
+    two = tmp_path / "two"
+    processes = start_processes(two, "--checkpoint-every", "2", "--resume")
+    while not (two / "metrics.jsonl").exists() and processes[0].poll() is None:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    if "stopped at step" in told[0]:
+        assert "stopped at step" in told[1]
+        processes = start_processes(two, "--resume")
+        told = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], told
+    assert difference(last_network(tmp_path / "one"), last_network(two)) < 1e-3
+    for one, other in zip(without_time(tmp_path / "one"), without_time(two), strict=True):
+        assert one["step"] == other["step"]
+        assert one["test_accuracy"] == pytest.approx(other["test_accuracy"])
