@@ -20,15 +20,18 @@ from experiments.memory import keep_memory
 Row = dict[str, Any]
 
 
-def parse(name: str, description: str) -> argparse.Namespace:
+def parse(
+    name: str, description: str, add: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
     """Parses ``[--full] [--seed N] [--out DIR]`` and makes the output directory.
 
     Args:
         name: the benchmark's name, for the default directory.
         description: for ``--help``.
+        add: adds the benchmark's own options.
 
     Returns:
-        A namespace with `full`, `seed` and `out`.
+        A namespace with `full`, `seed`, `out` and what was added.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument(
@@ -41,6 +44,8 @@ def parse(name: str, description: str) -> argparse.Namespace:
         default=Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
         help="directory for the table and the figure; by default a new one below runs/",
     )
+    if add is not None:
+        add(parser)
     options = parser.parse_args()
     try:
         options.out.mkdir(parents=True, exist_ok=True)

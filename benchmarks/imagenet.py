@@ -1,0 +1,292 @@
+"""What training costs at ImageNet's size: python -m benchmarks.imagenet --fake-data.
+
+AlexNet and ResNet-18 at 224x224, by method and probes K: images per second, the step's share of the
+forward pass's own floating-point rate, memory, and by a trace of one step where the time goes. The
+subspace is a random one of the manifold's rank, as a step costs the same in both; the update of the
+principal components, every hundredth step, is timed by itself. Without --fake-data images come from
+the prepared data set, decoded while the step runs.
+"""
+
+import argparse
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import nmnc_jax
+from benchmarks.common import (
+    Row,
+    interleaved,
+    median_interval,
+    parse,
+    print_table,
+    progress,
+    save,
+    write_table,
+)
+from benchmarks.throughput import Stepper, loss_fn
+from nmnc_jax import Estimator, Probe, Subspace, isotropic, no_tap, pca, random_subspace
+from nmnc_jax.models import AlexNet, resnet18
+from nmnc_jax.shapes import tap_shapes
+
+SIDE = 224
+CLASSES = 1000
+Maker = Callable[[Any], Estimator]
+
+
+def methods(rank: int, counts: tuple[int, ...], *, together: bool = False) -> dict[str, Maker]:
+    """Every method at every K.
+
+    Args:
+        rank: of the subspaces.
+        counts: the numbers of probes K.
+        together: whether all K are in memory at once: XLA counts a loop's operations once.
+    """
+
+    def correlation(subspace: Subspace, readout: Any, num: int, scope: Any) -> Maker:
+        chunk = num if together else None
+        return lambda apply_fn: nmnc_jax.noise_correlation(
+            apply_fn,
+            loss_fn,
+            subspace=subspace,
+            readout=readout,
+            probe=Probe(num=num, difference="jvp", scope=scope, chunk=chunk),
+            feedback=nmnc_jax.learned_feedback(0.99),
+        )
+
+    found: dict[str, Maker] = {
+        "backprop": lambda apply_fn: nmnc_jax.backprop(apply_fn, loss_fn),
+        "dfa": lambda apply_fn: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn),
+    }
+    inside = random_subspace(rank)
+    for num in counts:
+        found |= {
+            f"vnc, all taps, K = {num}": correlation(isotropic(), "output", num, "all_taps"),
+            f"nmnc, all taps, K = {num}": correlation(inside, "output", num, "all_taps"),
+            f"nmnc, each tap, K = {num}": correlation(inside, "output", num, "each_tap"),
+            f"weight mirror, K = {num}": correlation(inside, "next", num, "all_taps"),
+        }
+    return found
+
+
+def measure(name: str, model: Any, options: argparse.Namespace, images: Iterator[Any]) -> list[Row]:
+    """Times the steps of one network in turn."""
+    apply_fn: Any = model.apply
+    first = next(images)
+    params = jax.jit(model.init)(jax.random.key(options.seed), first[0][:1])
+    forward = jax.jit(lambda p, x: apply_fn(p, x, no_tap))
+    functions: dict[str, Callable[[], Any]] = {"forward": lambda: forward(params, next(images)[0])}
+    floating = {"forward": _flops(forward.lower(params, first[0]).compile())}
+    used = {"forward": _bytes(forward.lower(params, first[0]).compile())}
+    counts = tuple(options.probes)
+    whole = methods(options.rank, counts, together=True)
+    for method, make in progress(f"{name}: compiling", methods(options.rank, counts).items()):
+        stepper = Stepper(make(apply_fn), params, first)
+        compiled = stepper.compile()
+        used[method] = _bytes(compiled)
+        if method.endswith("K = 1") or "K" not in method:
+            floating[method] = _flops(compiled)
+        else:
+            shapes = jax.eval_shape(lambda: stepper.state)  # noqa: B023
+            counted = _step_of(whole[method](apply_fn)).lower(shapes, 0, first).compile()
+            floating[method] = _flops(counted)
+
+        def step(stepper: Stepper = stepper) -> Any:
+            stepper.batch = next(images)
+            return stepper()
+
+        functions[method] = step
+    times = interleaved(functions, rounds=20 if options.full else 5)
+    rate = floating["forward"] / times["forward"]
+    rows = []
+    for method, seconds in times.items():
+        share = median_interval(floating[method] / seconds / rate)
+        rows.append(
+            {
+                "part": "step",
+                "model": name,
+                "method": method,
+                "images_per_second": len(first[1]) / float(np.median(seconds)),
+                "over_backprop": float(np.median(seconds / times["backprop"])),
+                "share_of_rate": share["median"],
+                "low": share["low"],
+                "high": share["high"],
+                "gigaflop": floating[method] / 1e9,
+                "gigabytes": used[method] / 1e9,
+            }
+        )
+    traced = f"nmnc, all taps, K = {counts[0]}"
+    rows += [
+        {"part": "trace", "model": name, "method": traced, **row}
+        for row in trace(functions[traced])
+    ]
+    shapes = tap_shapes(apply_fn, params, first[0])
+    widest = max(shape.units for shape in shapes.values())
+    return [*rows, basis_update(name, widest, options, times["backprop"])]
+
+
+def basis_update(name: str, units: int, options: argparse.Namespace, backprop: np.ndarray) -> Row:
+    """Times an update of the widest tap's principal components."""
+    subspace = pca(min(options.rank, units))
+    rows = jax.random.normal(jax.random.key(0), (options.batch, units))
+    state = jax.jit(lambda rows: subspace.init("x", rows))(rows)
+    assert subspace.update is not None
+    update = jax.jit(subspace.update)
+    seconds = interleaved(
+        {"update": lambda: update(state, rows)}, rounds=20 if options.full else 5
+    )["update"]
+    return {
+        "part": "basis update",
+        "model": name,
+        "method": f"n = {units:,}, d = {options.rank}",
+        "milliseconds": 1000 * float(np.median(seconds)),
+        "share_of_step": float(np.median(seconds) / np.median(backprop)) / subspace.update_every,
+    }
+
+
+def trace(function: Callable[[], Any]) -> list[Row]:
+    """Where one call's time goes, by kind of operation, largest first."""
+    jax.block_until_ready(function())
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            jax.block_until_ready(function())
+        (path,) = Path(directory).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(path))
+    spent: Counter[str] = Counter()
+    device = any(plane.name.startswith("/device:") for plane in profile.planes)
+    for plane in profile.planes:
+        if plane.name.startswith("/device:") != device:
+            continue
+        for line in plane.lines:
+            if not device and "XLA" not in line.name:
+                continue
+            for event in line.events:
+                # Not what holds other events: threads' and executors' own.
+                if re.fullmatch(r"[a-z][\w.-]*", event.name):
+                    spent[re.sub(r"(_kernel)?[._\d]*$", "", event.name)] += event.duration_ns
+    total = sum(spent.values())
+    return [
+        {"operation": kind, "share": time / total, "milliseconds": time / 1e6}
+        for kind, time in spent.most_common(8)
+    ]
+
+
+def _step_of(estimator: Estimator) -> Any:
+    """One step without an optimiser, compiled to be counted."""
+
+    def step(state, number, batch):
+        params, moments, memory = state
+        key = jax.random.fold_in(jax.random.key(0), number)
+        gradients, memory, _ = estimator.estimate(key, params, batch, memory)
+        return gradients, moments, memory
+
+    return jax.jit(step)
+
+
+def _flops(compiled: Any) -> float:
+    return float(compiled.cost_analysis()["flops"])
+
+
+def _bytes(compiled: Any) -> float:
+    """Memory of the arguments, which are donated, and of what is temporary."""
+    analysis = compiled.memory_analysis()
+    return float(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
+
+
+def fake_images(batch: int, seed: int) -> Iterator[Any]:
+    """The same random images without end: what they show costs nothing."""
+    pixels, labels = jax.random.split(jax.random.key(seed))
+    made = (
+        jax.random.normal(pixels, (batch, SIDE, SIDE, 3)),
+        jax.random.randint(labels, (batch,), 0, CLASSES),
+    )
+    while True:
+        yield made
+
+
+def real_images(batch: int, seed: int, data_dir: Path) -> Iterator[Any]:
+    """Training images of the prepared data set."""
+    from experiments.data.imagenet import load_imagenet
+
+    data = load_imagenet(data_dir, validation=False)
+    normalise = jax.jit(data.normalise)
+    rows = np.arange(batch)
+    for inputs, targets in data.train_batches(batch, seed, steps=range(1_000_000), rows=rows):
+        yield normalise(jnp.asarray(inputs)), jnp.asarray(targets)
+
+
+def main() -> None:
+    """Measures both networks, writes imagenet.csv and imagenet.png."""
+    accelerated = jax.default_backend() != "cpu"
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--fake-data", action="store_true", help="random images")
+        parser.add_argument("--data-dir", type=Path, default=Path("~/tensorflow_datasets"))
+        parser.add_argument("--batch", type=int, default=256 if accelerated else 8)
+        parser.add_argument("--rank", type=int, default=256 if accelerated else 64)
+        parser.add_argument("--probes", type=int, nargs="+", default=[1, 4], help="numbers K")
+
+    options = parse("imagenet", __doc__ or "", add)
+    # A CPU computes in float32 faster than in bfloat16.
+    dtype = jnp.bfloat16 if accelerated else jnp.float32
+    networks = {"AlexNet": AlexNet(CLASSES, dtype), "ResNet-18": resnet18(CLASSES, dtype=dtype)}
+    rows: list[Row] = []
+    for name, model in networks.items():
+        images = (
+            fake_images(options.batch, options.seed)
+            if options.fake_data
+            else real_images(options.batch, options.seed, options.data_dir.expanduser())
+        )
+        rows += measure(name, model, options, images)
+        write_table(options.out / "imagenet.csv", rows)
+    columns = ["model", "method", "images_per_second", "over_backprop", "share_of_rate", "gigaflop",
+               "gigabytes"]  # fmt: skip
+    print_table([row for row in rows if row["part"] == "step"], columns)
+    print_table(
+        [row for row in rows if row["part"] == "trace"],
+        ["model", "operation", "share", "milliseconds"],
+    )
+    print_table(
+        [row for row in rows if row["part"] == "basis update"],
+        ["model", "method", "milliseconds", "share_of_step"],
+    )
+    save(draw(rows, f"batch {options.batch}, {jnp.dtype(dtype).name}"),
+         options.out / "imagenet.png")  # fmt: skip
+
+
+def draw(rows: list[Row], told: str) -> Figure:
+    """Images per second, share of the forward pass's rate, and where a step's time goes."""
+    networks = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(14, 3.6 * len(networks)), layout="constrained")
+    panels = figure.subplots(len(networks), 3, squeeze=False)
+    for (speed, share, where), name in zip(panels, networks, strict=True):
+        step = [row for row in rows if row["model"] == name and row["part"] == "step"]
+        labels = [row["method"] for row in step]
+        speed.barh(labels, [row["images_per_second"] for row in step], color="tab:blue")
+        speed.set(title=f"{name}, {told}", xlabel="images per second", xscale="log")
+        middle = np.array([row["share_of_rate"] for row in step])
+        ends = [[row[end] for row in step] for end in ("low", "high")]
+        spread = np.abs([middle - ends[0], ends[1] - middle])
+        share.barh(labels, middle, xerr=spread, color="tab:green")
+        share.axvline(1, color="gray", linewidth=1)
+        share.set(title="share of the forward pass's rate", xlabel="operations per second, ratio")
+        share.set_yticklabels([])
+        traced = [row for row in rows if row["model"] == name and row["part"] == "trace"]
+        where.barh([row["operation"] for row in traced], [row["share"] for row in traced],
+                   color="tab:red")  # fmt: skip
+        method = traced[0]["method"] if traced else ""
+        where.set(title=f"a step of {method}", xlabel="share of the time in operations")
+        for panel in (speed, share, where):
+            panel.invert_yaxis()
+    return figure
+
+
+if __name__ == "__main__":
+    main()
