@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 import nmnc_jax
 from benchmarks.common import Row, bootstrap, parse, print_table, save, write_table
 from benchmarks.throughput import loss_fn, strided_network
-from experiments.data import batches, load_in_memory
+from experiments.data import batches
+from experiments.data.embedded import load_embedded
 from nmnc_jax import (
     Estimator,
     Probe,
@@ -87,7 +88,7 @@ def main() -> None:
 
 def watch(steps: int, seed: int) -> list[Row]:
     """Trains by backpropagation while every setting makes its own estimates."""
-    data = load_in_memory("photos")
+    data = load_embedded("photos")
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
     apply_fn = strided_network().apply
     params = jax.jit(strided_network().init)(jax.random.key(seed), inputs[:BATCH])

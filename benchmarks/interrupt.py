@@ -63,7 +63,7 @@ def main() -> None:
     options = parse("interrupt", __doc__ or "")
     fields: dict[str, Any] = FIELDS
     config = dataclasses.replace(load_config("digits"), **fields)
-    trainer = make_trainer(config, load("digits"))
+    trainer = make_trainer(config, load(config))
     random = np.random.default_rng(options.seed)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:

@@ -22,7 +22,7 @@ from scipy.optimize import curve_fit
 
 from benchmarks.common import Row, parse, print_table, progress, save, write_table
 from benchmarks.networks import Trained, correlation, loss_fn, train
-from experiments.data import load_in_memory
+from experiments.data.embedded import load_embedded
 from nmnc_jax import no_tap, weight_perturbation
 from nmnc_jax.diagnostics import exact_gradient
 from nmnc_jax.models import MLP
@@ -148,7 +148,7 @@ def main() -> None:
     widths = (32, 64, 128, 256, 512, 1024) if options.full else (32, 64, 128, 256)
     budget = 2**14 if options.full else 2**10
     rows, curves = [], {}
-    data = load_in_memory("digits")
+    data = load_embedded("digits")
     work = [(width, name) for width in widths for name in methods()]
     trained: dict[int, Trained] = {}
     for width, name in progress("width and method", work):

@@ -26,7 +26,7 @@ from benchmarks.common import (
     write_table,
 )
 from benchmarks.networks import Trained, correlation, loss_fn, train
-from experiments.data import load_in_memory
+from experiments.data.embedded import load_embedded
 from nmnc_jax import direct_feedback_alignment, weight_perturbation
 from nmnc_jax.diagnostics import exact_gradient
 from nmnc_jax.models import MLP
@@ -126,7 +126,7 @@ def on_digits(full: bool, seed: int) -> list[Row]:
     """Measures every method's gradient of one batch of digits against the exact one."""
     stages = (0, 300, 600)
     model = MLP((256, 256) if full else (64, 64), 10)
-    trained = train(model, load_in_memory("digits"), stages, seed=seed)
+    trained = train(model, load_embedded("digits"), stages, seed=seed)
     rows = []
     counts = (1, 4, 16, 64, 256) if full else (1, 8, 64)
     work = [(name, k) for name in METHODS for k in (counts if name != "dfa" else (1,))]
@@ -178,7 +178,8 @@ def _statistics(drawn: np.ndarray, exact: np.ndarray) -> Row:
     count = len(drawn)
 
     def moments(index: np.ndarray) -> tuple[float, float]:
-        inner = gram[np.ix_(index, index)].mean()
+        weights = np.bincount(index, minlength=count) / count
+        inner = weights @ gram @ weights
         square = gram[index, index].mean()
         variance = (square - inner) * count / (count - 1)
         return inner - 2 * along[index].mean() + 1 - variance / count, variance

@@ -55,12 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
     )
     config = options.config
-    data = load(
-        config.data,
-        variant=config.variant,
-        validation=config.validation,
-        data_dir=config.data_dir,
-    )
+    data = load(config)
     console = Console()
     if not console.is_terminal:
         console.width = 120

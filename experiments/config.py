@@ -22,7 +22,7 @@ class Stopped(Exception):
 class Config:
     """One training run."""
 
-    data: Literal["digits", "mnist5k", "photos", "cifar10", "imagenet2012"]
+    data: Literal["digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012"]
     """Data set."""
     model: Literal["mlp", "conv", "vit", "alexnet", "resnet18", "resnet50"]
     """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
@@ -40,6 +40,10 @@ class Config:
     """alexnet and resnets only: dtype of the computation; parameters are float32."""
     data_dir: str = DATA_DIR
     """Where cifar10 and imagenet2012 were prepared."""
+    data_path: str = ""
+    """folder only: images in train/<class>/ and test/<class>/ (or val), or an archive of them."""
+    image_size: int | None = None
+    """folder only: side to which images are resized; without, all have one size."""
     variant: Literal["plain", "hard"] = "plain"
     """photos only: "hard" removes colour, brightness and contrast as cues."""
     validation: bool = False

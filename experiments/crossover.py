@@ -69,12 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         directory / "config.json",
         {**dataclasses.asdict(dataclasses.replace(options, config=config)), "out": str(directory)},
     )
-    data = load_in_memory(
-        config.data,
-        variant=config.variant,
-        validation=config.validation,
-        data_dir=config.data_dir,
-    )
+    data = load_in_memory(config)
     rows = []
     for width in options.widths:
         for seed in range(config.seed, config.seed + options.seeds):

@@ -6,19 +6,17 @@ TensorFlow. An interrupted preparation leaves none.
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from experiments.command import run_command
 from experiments.config import DATA_DIR, UserError
 from experiments.data.archives import find, verify
 from experiments.data.catalogue import CATALOGUE
+from experiments.progress import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Options:
     """Check the archives' sha256."""
 
 
-def prepare(options: Options, console: Console) -> dict[str, int]:
+def prepare(options: Options) -> dict[str, int]:
     """Prepares one set.
 
     Returns:
@@ -65,33 +63,12 @@ def prepare(options: Options, console: Console) -> dict[str, int]:
         shutil.rmtree(left)
     if options.verify:
         for archive, path in zip(entry.archives, paths, strict=True):
-            with _shown(console, f"checking {archive.name}", path.stat().st_size) as read:
+            with shown(f"checking {archive.name}", path.stat().st_size) as read:
                 verify(archive, path, read)
-    with _shown(console, f"preparing {options.name}", entry.examples) as counted:
+    with shown(f"preparing {options.name}", entry.examples) as counted:
         builder = make(archives=paths, counted=lambda: counted(1), data_dir=data_dir)
         builder.download_and_prepare()
     return {name: split.num_examples for name, split in builder.info.splits.items()}
-
-
-@contextmanager
-def _shown(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of a total is done: a bar on a terminal, a line for each tenth elsewhere."""
-    if console.is_terminal:
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            task = progress.add_task(label, total=total)
-            yield lambda count: progress.advance(task, count)
-        return
-    done = 0
-
-    def line(count: int) -> None:
-        nonlocal done
-        tenths = 10 * done // total
-        done += count
-        if 10 * done // total > tenths:
-            print(f"{label}: {10 * (10 * done // total)} %", flush=True)
-
-    yield line
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -102,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m experiments.prepare",
         description=__doc__,
     )
-    splits = prepare(options, Console())
+    splits = prepare(options)
     told = ", ".join(f"{count} {name} examples" for name, count in splits.items())
     print(f"{options.name} is in {options.data_dir.expanduser()}: {told}")
 

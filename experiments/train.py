@@ -133,12 +133,7 @@ def main(arguments: Sequence[str]) -> None:
     going = going or jax.process_index() > 0
     name = f"{config.data}-{config.estimator}"
     directory = open_directory(options.out, name, occupied=going)
-    data = load(
-        config.data,
-        variant=config.variant,
-        validation=config.validation,
-        data_dir=config.data_dir,
-    )
+    data = load(config)
     trainer = make_trainer(config, data)
     summary, _ = run_or_read(directory, trainer, config, data, Reporter(Console()))
     if jax.process_index() == 0:

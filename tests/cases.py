@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nmnc_jax
+from experiments.config import Config
 from nmnc_jax import Probe
 from nmnc_jax.models import MLP, ConvNet
 
@@ -144,6 +145,11 @@ def relative_error(got, expected):
         lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), got, expected
     )
     return max(jax.tree.leaves(errors))
+
+
+def run_on(data, **fields):
+    """Configuration of a run of a small network on a data set."""
+    return Config(**{"data": data, "model": "mlp", "features": (16,), **fields})
 
 
 def jitted(estimator):

@@ -66,11 +66,11 @@ def test_verdict_needs_the_right_spread_and_no_outlier(capsys):
 def test_statistics_of_estimates_around_a_biased_mean():
     random = np.random.default_rng(0)
     exact = np.array([3.0, 4.0])
-    drawn = exact + np.array([1.0, 0.0]) + 0.5 * random.normal(size=(4000, 2))
+    drawn = exact + np.array([1.0, 0.0]) + 0.5 * random.normal(size=(2000, 2))
     row = variance._statistics(drawn, exact)
-    assert abs(row["bias"] - 1 / 25) < 0.005
-    assert abs(row["variance"] - 0.5 / 25) < 0.002
-    assert abs(row["signal_to_noise"] - (32 / 0.5)) < 3
+    assert abs(row["bias"] - 1 / 25) < 0.007
+    assert abs(row["variance"] - 0.5 / 25) < 0.003
+    assert abs(row["signal_to_noise"] - (32 / 0.5)) < 5
     assert row["variance_low"] < row["variance"] < row["variance_high"]
 
 

@@ -38,7 +38,7 @@ def last_network(path):
     config = Config(**json.loads((path / "config.json").read_text()))
     config = dataclasses.replace(config, features=tuple(config.features), devices=1)
     checkpoints = Checkpoints(path / "checkpoints", print)
-    step, position = last_position(make_trainer(config, load("digits")), config, checkpoints)
+    step, position = last_position(make_trainer(config, load(config)), config, checkpoints)
     checkpoints.close()
     assert step == config.steps
     return position.state

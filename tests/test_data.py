@@ -8,6 +8,8 @@ import pytest
 from experiments import data
 from experiments.config import UserError
 from experiments.data import embedded
+from experiments.data.embedded import load_embedded
+from tests.cases import run_on
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from experiments.data import embedded
     [("digits", (8, 8, 1), 1797), ("mnist5k", (28, 28, 1), 5000), ("photos", (32, 32, 3), 12000)],
 )
 def test_sets_are_whole_and_standardised(name, shape, examples):
-    loaded = data.load_in_memory(name)
+    loaded = load_embedded(name)
     assert loaded.train_inputs.shape[1:] == loaded.test_inputs.shape[1:] == shape
     assert len(loaded.train_inputs) + len(loaded.test_inputs) == examples
     assert loaded.train_inputs.dtype == np.float32
@@ -27,7 +29,7 @@ def test_sets_are_whole_and_standardised(name, shape, examples):
 
 @pytest.mark.parametrize("name", ["digits", "photos"])
 def test_validation_never_touches_the_test_set(name):
-    chosen, final = data.load_in_memory(name, validation=True), data.load_in_memory(name)
+    chosen, final = load_embedded(name, validation=True), load_embedded(name)
     seen = {image.tobytes() for image in np.round(final.test_inputs, 3)}
     if name == "digits":
         assert len(chosen.train_inputs) + len(chosen.test_inputs) == len(final.train_inputs)
@@ -49,7 +51,10 @@ def test_train_and_test_patches_share_no_pixel():
 
 
 def test_hard_variant_hides_colour_and_contrast():
-    plain, hard = data.load_in_memory("photos"), data.load_in_memory("photos", variant="hard")
+    plain, hard = (
+        load_embedded("photos"),
+        load_embedded("photos", variant="hard"),
+    )
     for loaded, low, high in ((plain, 0.3, 1), (hard, 0, 0.2)):
         means = loaded.train_inputs.mean((1, 2, 3))
         within = [means[loaded.train_targets == c].mean() for c in range(10)]
@@ -68,7 +73,7 @@ def test_order_is_known_from_the_step_alone():
 
 
 def test_processes_read_their_rows_of_the_same_batches():
-    digits = data.load("digits")
+    digits = data.load(run_on("digits"))
     whole = digits.train_batches(8, 3, steps=range(5, 7), rows=np.arange(8))
     halves = [
         digits.train_batches(8, 3, steps=range(5, 7), rows=np.arange(4) + 4 * process)
@@ -80,9 +85,13 @@ def test_processes_read_their_rows_of_the_same_batches():
 
 
 def test_bad_requests_are_refused():
-    with pytest.raises(UserError, match="unknown data 'cifar'; in memory there are digits"):
-        data.load_in_memory("cifar")
+    with pytest.raises(UserError, match="data is 'cifar'; in memory there are digits"):
+        data.load(run_on("cifar"))
     with pytest.raises(UserError, match="variant is 'hard' with data 'digits'"):
-        data.load_in_memory("digits", variant="hard")
+        data.load(run_on("digits", variant="hard"))
+    with pytest.raises(UserError, match="data_path is '/x' with data 'digits'; folder takes one"):
+        data.load(run_on("digits", data_path="/x"))
+    with pytest.raises(UserError, match="data_path is '' with data 'folder'; folder takes one"):
+        data.load(run_on("folder"))
     with pytest.raises(UserError, match="batch is 99; the training set takes at most 50"):
         next(data.batches(50, 99, seed=0))

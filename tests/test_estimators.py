@@ -34,18 +34,31 @@ FIXED = ("backprop", "direct_feedback_alignment", "feedback_alignment")
 def test_gradients_look_like_the_parameters(name, case_name):
     case = CASES[case_name]()
     estimator = ESTIMATORS[name](case.apply_fn, squared_error)
-    state = estimator.init(case.params, case.batch)
-    gradients, after, info = jax.jit(estimator.estimate)(
-        jax.random.key(0), case.params, case.batch, state
+    state = jax.eval_shape(estimator.init, case.params, case.batch)
+    gradients, after, info = jax.eval_shape(
+        estimator.estimate, jax.random.key(0), case.params, case.batch, state
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(gradients, case.params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert set(info.credit_norm) == set(info.credit)
+
+
+@pytest.mark.parametrize("case_name", ["dense", "scan"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_step_tells_what_it_did(name, case_name):
+    if name in CHAINED and case_name == "scan":
+        pytest.skip("takes no tap inside a scan")
+    case = CASES[case_name]()
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    state = estimator.init(case.params, case.batch)
+    gradients, _, info = jax.jit(estimator.estimate)(
+        jax.random.key(0), case.params, case.batch, state
+    )
     chex.assert_tree_all_finite(gradients)
     outputs = case.apply_fn(case.params, case.batch[0], nmnc_jax.no_tap)
     np.testing.assert_allclose(info.outputs, outputs, rtol=1e-4, atol=1e-5)
     loss = squared_error(outputs, case.batch[1]).mean()
     np.testing.assert_allclose(info.loss, loss, rtol=1e-5)
-    assert set(info.credit_norm) == set(info.credit)
     for tap, norm in info.credit_norm.items():
         np.testing.assert_allclose(norm, jnp.linalg.norm(info.credit[tap].reshape(-1)), rtol=1e-5)
 

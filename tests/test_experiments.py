@@ -87,7 +87,7 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "name a config"),
-        (["digit"], "unknown config 'digit'; there are cifar10_backprop, cifar10_dfa"),
+        (["digit"], "unknown config 'digit'; there are cifar10, cifar10_backprop"),
         (["digits", "--estimator", "magic"], "unknown estimator 'magic'; there are backprop"),
         (["digits", "--colour", "3"], "unknown field '--colour'"),
         (["digits", "--steps", "0"], "steps is 0; it takes at least 1"),

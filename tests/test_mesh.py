@@ -32,7 +32,7 @@ def _promotion_that_optax_takes():
 
 def trained(steps=3, **changes):
     config = CONFIG.__class__(**{**CONFIG.__dict__, **changes})
-    data = load("digits")
+    data = load(config)
     trainer = make_trainer(config, data)
     state = trainer.init(0)
     rows = trainer.devices.rows(config.batch)

@@ -14,6 +14,7 @@ from experiments.config import UserError
 from experiments.data import load
 from experiments.data.builders import LABELS, VALIDATION_LABELS, tfds
 from experiments.data.imagenet import crop_at_random, crop_centre, load_imagenet
+from tests.cases import run_on
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -109,14 +110,14 @@ def test_cifar10_from_archive_to_memory(tmp_path, capsys):
     targets, images = cifar10_rows(6, 1)
     np.testing.assert_array_equal(first["image"], images[0].transpose(1, 2, 0))
 
-    loaded = load("cifar10", data_dir=str(prepared))
+    loaded = load(run_on("cifar10", data_dir=str(prepared)))
     assert (loaded.classes, loaded.train_size, loaded.test_size) == (10, 30, 8)
     inputs, read = loaded.train_examples(np.arange(30))
     np.testing.assert_array_equal(read[:6], targets)
     np.testing.assert_array_equal(loaded.test_examples(np.arange(8))[1], cifar10_rows(8, 9)[0])
     np.testing.assert_allclose(inputs.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(inputs.std((0, 1, 2)), 1, atol=1e-4)
-    chosen = load("cifar10", validation=True, data_dir=str(prepared))
+    chosen = load(run_on("cifar10", validation=True, data_dir=str(prepared)))
     assert (chosen.train_size, chosen.test_size) == (27, 3)
 
     with pytest.raises(UserError, match="is there already; remove it to prepare it again"):
@@ -259,7 +260,7 @@ def test_an_interrupted_preparation_leaves_nothing_half_made(tmp_path, monkeypat
 @pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
 def test_missing_data_says_what_to_do(name, tmp_path):
     with pytest.raises(UserError) as told:
-        load(name, data_dir=str(tmp_path / "none"))
+        load(run_on(name, data_dir=str(tmp_path / "none")))
     message = str(told.value)
     assert f"{name} is not in {tmp_path / 'none'}: get " in message
     assert f"python -m experiments.prepare {name} --archive DIR --data-dir " in message

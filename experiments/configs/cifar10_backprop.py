@@ -2,20 +2,11 @@
 
 python -m experiments.train cifar10_backprop
 
-Settings chosen here; not yet run on the real data.
+Settings chosen here; run on a JPEG copy of CIFAR-10, not yet on the original.
 """
 
-from experiments.config import Config
+import dataclasses
 
-config = Config(
-    data="cifar10",
-    model="conv",
-    features=(32, 32, 64),
-    strides=(2, 2, 1),
-    estimator="backprop",
-    rank=256,
-    basis_update_every=200,
-    basis_decay=0.7,
-    steps=4000,
-    log_every=1000,
-)
+from experiments.configs.cifar10 import config as shared
+
+config = dataclasses.replace(shared, estimator="backprop")

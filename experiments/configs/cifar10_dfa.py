@@ -2,11 +2,11 @@
 
 python -m experiments.train cifar10_dfa
 
-Settings chosen here; not yet run on the real data.
+Settings chosen here; run on a JPEG copy of CIFAR-10, not yet on the original.
 """
 
 import dataclasses
 
-from experiments.configs.cifar10_backprop import config as shared
+from experiments.configs.cifar10 import config as shared
 
 config = dataclasses.replace(shared, estimator="dfa")

@@ -1,8 +1,9 @@
 """Data sets: embedded ones, and those of TensorFlow Datasets' catalogue."""
 
+import os
 from pathlib import Path
 
-from experiments.config import DATA_DIR, UserError
+from experiments.config import Config, UserError
 from experiments.data.catalogue import load_cifar10
 from experiments.data.dataset import Dataset, Examples, InMemory, batches
 from experiments.data.embedded import load_embedded
@@ -10,39 +11,41 @@ from experiments.data.embedded import load_embedded
 __all__ = ["Dataset", "Examples", "InMemory", "batches", "load", "load_in_memory"]
 
 EMBEDDED = ("digits", "mnist5k", "photos")
+CACHE = "~/.cache/nmnc_jax"
 
 
-def load(
-    name: str, *, variant: str = "plain", validation: bool = False, data_dir: str = DATA_DIR
-) -> Dataset:
-    """Loads a data set.
-
-    Args:
-        name: "digits", "mnist5k", "photos", "cifar10" or "imagenet2012".
-        variant: "plain", or "hard" (photos only).
-        validation: whether the test part is held out of the training set instead.
-        data_dir: where cifar10 and imagenet2012 were prepared.
+def load(config: Config) -> Dataset:
+    """Loads the data set of a configuration.
 
     Raises:
-        UserError: if the name or variant is unknown, or a package or the data are missing.
+        UserError: if it does not fit the other fields, or a package or the data are missing.
     """
-    if name == "imagenet2012" and variant == "plain":
+    if config.data == "imagenet2012" and config.variant == "plain":
         from experiments.data.imagenet import load_imagenet
 
-        return load_imagenet(Path(data_dir).expanduser(), validation)
-    return load_in_memory(name, variant=variant, validation=validation, data_dir=data_dir)
+        return load_imagenet(Path(config.data_dir).expanduser(), config.validation)
+    return load_in_memory(config)
 
 
-def load_in_memory(
-    name: str, *, variant: str = "plain", validation: bool = False, data_dir: str = DATA_DIR
-) -> InMemory:
+def load_in_memory(config: Config) -> InMemory:
     """Loads one of the sets that fit into memory: all but imagenet2012; otherwise as `load`."""
-    if variant == "hard" and name != "photos":
-        raise UserError(f"variant is 'hard' with data {name!r}; only photos has one")
-    if name == "cifar10":
-        return load_cifar10(Path(data_dir).expanduser(), validation)
-    if name not in EMBEDDED:
+    if config.variant == "hard" and config.data != "photos":
+        raise UserError(f"variant is 'hard' with data {config.data!r}; only photos has one")
+    if bool(config.data_path) != (config.data == "folder"):
         raise UserError(
-            f"unknown data {name!r}; in memory there are {', '.join(EMBEDDED)}, cifar10"
+            f"data_path is {config.data_path!r} with data {config.data!r}; "
+            "folder takes one, and no other"
         )
-    return load_embedded(name, variant, validation)
+    if config.data == "folder":
+        from experiments.data.folder import load_folder
+
+        cache = Path(os.environ.get("NMNC_JAX_CACHE", CACHE)).expanduser()
+        path = Path(config.data_path).expanduser()
+        return load_folder(path, config.image_size, config.validation, cache)
+    if config.data == "cifar10":
+        return load_cifar10(Path(config.data_dir).expanduser(), config.validation)
+    if config.data not in EMBEDDED:
+        raise UserError(
+            f"data is {config.data!r}; in memory there are {', '.join(EMBEDDED)}, folder, cifar10"
+        )
+    return load_embedded(config.data, variant=config.variant, validation=config.validation)

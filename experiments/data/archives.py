@@ -55,6 +55,13 @@ def verify(archive: Archive, path: Path, read: Callable[[int], None]) -> None:
         )
 
 
+def check_path(member: str, name: str) -> None:
+    """Refuses a member of archive `name` whose path leads out of it."""
+    path = PurePosixPath(member)
+    if path.is_absolute() or ".." in path.parts or "\\" in member:
+        raise UserError(f"{name} holds {member!r}, a path that leads out of it")
+
+
 def members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of each regular file of a tar archive, in its order.
 
@@ -67,9 +74,7 @@ def members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
             tarfile.open(file) if isinstance(file, Path) else tarfile.open(fileobj=file) as archive
         ):
             for member in archive:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-                    raise UserError(f"{name} holds {member.name!r}, a path that leads out of it")
+                check_path(member.name, name)
                 if not (member.isfile() or member.isdir()):
                     raise UserError(f"{name} holds {member.name!r}, which is not a regular file")
                 content = archive.extractfile(member)

@@ -14,7 +14,7 @@ BLOCKS = 16
 TEST_BLOCKS = 4
 
 
-def load_embedded(name: str, variant: str, validation: bool) -> InMemory:
+def load_embedded(name: str, *, variant: str = "plain", validation: bool = False) -> InMemory:
     """Loads digits, mnist5k or photos; its test part is held out of training if `validation`.
 
     Raises:
@@ -26,7 +26,8 @@ def load_embedded(name: str, variant: str, validation: bool) -> InMemory:
         images, targets = _digits() if name == "digits" else _mnist5k()
         train_inputs, train_targets, test_inputs, test_targets = _split(images, targets, validation)
     classes = int(train_targets.max()) + 1
-    return standardised((train_inputs, train_targets), (test_inputs, test_targets), classes)
+    train, test = (train_inputs, train_targets), (test_inputs, test_targets)
+    return standardised(train, test, classes, each_channel=False)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,23 @@
+"""CIFAR-10 by a strided convolutional net, with any estimator.
+
+python -m experiments.train cifar10 --estimator nmnc
+
+or, from a folder or an archive of images (train/<class>/, test/<class>/) in place of the prepared
+set: python -m experiments.train cifar10 --data folder --data-path PATH
+
+Settings chosen here; run on a JPEG copy of CIFAR-10, not yet on the original.
+"""
+
+from experiments.config import Config
+
+config = Config(
+    data="cifar10",
+    model="conv",
+    features=(32, 32, 64),
+    strides=(2, 2, 1),
+    rank=256,
+    basis_update_every=200,
+    basis_decay=0.7,
+    steps=4000,
+    log_every=1000,
+)
