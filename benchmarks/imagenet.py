@@ -66,9 +66,10 @@ def methods(rank: int, counts: tuple[int, ...], *, together: bool = False) -> di
         "dfa": lambda apply_fn: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn),
     }
     inside = random_subspace(rank)
+    first = min(counts)
+    found[f"vnc, all taps, K = {first}"] = correlation(isotropic(), "output", first, "all_taps")
     for num in counts:
         found |= {
-            f"vnc, all taps, K = {num}": correlation(isotropic(), "output", num, "all_taps"),
             f"nmnc, all taps, K = {num}": correlation(inside, "output", num, "all_taps"),
             f"nmnc, each tap, K = {num}": correlation(inside, "output", num, "each_tap"),
             f"weight mirror, K = {num}": correlation(inside, "next", num, "all_taps"),
@@ -77,77 +78,91 @@ def methods(rank: int, counts: tuple[int, ...], *, together: bool = False) -> di
 
 
 def measure(name: str, model: Any, options: argparse.Namespace, images: Iterator[Any]) -> list[Row]:
-    """Times the steps of one network in turn."""
+    """Times each method's steps in turn with the forward pass and backpropagation's step.
+
+    One method at a time: the feedback of two would not fit into the memory of small machines.
+    """
     apply_fn: Any = model.apply
     first = next(images)
     params = jax.jit(model.init)(jax.random.key(options.seed), first[0][:1])
     forward = jax.jit(lambda p, x: apply_fn(p, x, no_tap))
-    functions: dict[str, Callable[[], Any]] = {"forward": lambda: forward(params, next(images)[0])}
-    floating = {"forward": _flops(forward.lower(params, first[0]).compile())}
-    used = {"forward": _bytes(forward.lower(params, first[0]).compile())}
+    once = forward.lower(params, first[0]).compile()
     counts = tuple(options.probes)
     whole = methods(options.rank, counts, together=True)
-    for method, make in progress(f"{name}: compiling", methods(options.rank, counts).items()):
-        stepper = Stepper(make(apply_fn), params, first)
+    makers = methods(options.rank, counts)
+    backprop = Stepper(makers["backprop"](apply_fn), params, first)
+    shared = {
+        "forward": lambda: forward(params, next(images)[0]),
+        "backprop": _fed(backprop, images),
+    }
+    rows: list[Row] = [_row(name, "forward", once, _flops(once))]
+    traced, traces = f"nmnc, all taps, K = {counts[0]}", []
+    for method, make in progress(name, makers.items()):
+        stepper = backprop
+        if method != "backprop":
+            stepper = Stepper(make(apply_fn), params, first)
         compiled = stepper.compile()
-        used[method] = _bytes(compiled)
-        if method.endswith("K = 1") or "K" not in method:
-            floating[method] = _flops(compiled)
-        else:
-            shapes = jax.eval_shape(lambda: stepper.state)  # noqa: B023
-            counted = _step_of(whole[method](apply_fn)).lower(shapes, 0, first).compile()
-            floating[method] = _flops(counted)
-
-        def step(stepper: Stepper = stepper) -> Any:
-            stepper.batch = next(images)
-            return stepper()
-
-        functions[method] = step
-    times = interleaved(functions, rounds=20 if options.full else 5)
-    rate = floating["forward"] / times["forward"]
-    rows = []
-    for method, seconds in times.items():
-        share = median_interval(floating[method] / seconds / rate)
+        counted = compiled
+        if "K" in method and not method.endswith("K = 1"):
+            state = jax.eval_shape(lambda state: state, stepper.state)
+            counted = _step_of(whole[method](apply_fn)).lower(state, 0, first).compile()
+        step = _fed(stepper, images)
+        times = interleaved(shared | {method: step}, rounds=20 if options.full else 5)
+        rate = _flops(once) / times["forward"]
+        share = median_interval(_flops(counted) / times[method] / rate)
+        rows[0].setdefault("images_per_second", options.batch / float(np.median(times["forward"])))
         rows.append(
-            {
-                "part": "step",
-                "model": name,
-                "method": method,
-                "images_per_second": len(first[1]) / float(np.median(seconds)),
-                "over_backprop": float(np.median(seconds / times["backprop"])),
+            _row(name, method, compiled, _flops(counted))
+            | {
+                "images_per_second": options.batch / float(np.median(times[method])),
+                "over_backprop": float(np.median(times[method] / times["backprop"])),
+                "over_forward": float(np.median(times[method] / times["forward"])),
                 "share_of_rate": share["median"],
                 "low": share["low"],
                 "high": share["high"],
-                "gigaflop": floating[method] / 1e9,
-                "gigabytes": used[method] / 1e9,
             }
         )
-    traced = f"nmnc, all taps, K = {counts[0]}"
-    rows += [
-        {"part": "trace", "model": name, "method": traced, **row}
-        for row in trace(functions[traced])
-    ]
+        if method == traced:
+            traces = [{"part": "trace", "model": name, "method": method, **r} for r in trace(step)]
     shapes = tap_shapes(apply_fn, params, first[0])
     widest = max(shape.units for shape in shapes.values())
-    return [*rows, basis_update(name, widest, options, times["backprop"])]
+    return [*rows, *traces, basis_update(name, widest, options, backprop)]
 
 
-def basis_update(name: str, units: int, options: argparse.Namespace, backprop: np.ndarray) -> Row:
-    """Times an update of the widest tap's principal components."""
+def _row(name: str, method: str, compiled: Any, flops: float) -> Row:
+    """What XLA tells of a step: its memory is that of its arguments and of what is temporary."""
+    analysis = compiled.memory_analysis()
+    used = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    told = {"gigaflop": flops / 1e9, "gigabytes": float(used) / 1e9}
+    return {"part": "step", "model": name, "method": method, **told}
+
+
+def _fed(stepper: Stepper, images: Iterator[Any]) -> Callable[[], Any]:
+    """A step on the next images."""
+
+    def step() -> Any:
+        stepper.batch = next(images)
+        return stepper()
+
+    return step
+
+
+def basis_update(name: str, units: int, options: argparse.Namespace, backprop: Stepper) -> Row:
+    """Times an update of the widest tap's principal components, in turn with a step."""
     subspace = pca(min(options.rank, units))
     rows = jax.random.normal(jax.random.key(0), (options.batch, units))
     state = jax.jit(lambda rows: subspace.init("x", rows))(rows)
     assert subspace.update is not None
     update = jax.jit(subspace.update)
-    seconds = interleaved(
-        {"update": lambda: update(state, rows)}, rounds=20 if options.full else 5
-    )["update"]
+    functions = {"update": lambda: update(state, rows), "step": backprop}
+    times = interleaved(functions, rounds=20 if options.full else 5)
+    ratio = float(np.median(times["update"] / times["step"]))
     return {
         "part": "basis update",
         "model": name,
         "method": f"n = {units:,}, d = {options.rank}",
-        "milliseconds": 1000 * float(np.median(seconds)),
-        "share_of_step": float(np.median(seconds) / np.median(backprop)) / subspace.update_every,
+        "milliseconds": 1000 * float(np.median(times["update"])),
+        "share_of_step": ratio / subspace.update_every,
     }
 
 
@@ -192,12 +207,6 @@ def _step_of(estimator: Estimator) -> Any:
 
 def _flops(compiled: Any) -> float:
     return float(compiled.cost_analysis()["flops"])
-
-
-def _bytes(compiled: Any) -> float:
-    """Memory of the arguments, which are donated, and of what is temporary."""
-    analysis = compiled.memory_analysis()
-    return float(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
 
 
 def fake_images(batch: int, seed: int) -> Iterator[Any]:
@@ -246,8 +255,8 @@ def main() -> None:
         )
         rows += measure(name, model, options, images)
         write_table(options.out / "imagenet.csv", rows)
-    columns = ["model", "method", "images_per_second", "over_backprop", "share_of_rate", "gigaflop",
-               "gigabytes"]  # fmt: skip
+    columns = ["model", "method", "images_per_second", "over_backprop", "over_forward",
+               "share_of_rate", "gigaflop", "gigabytes"]  # fmt: skip
     print_table([row for row in rows if row["part"] == "step"], columns)
     print_table(
         [row for row in rows if row["part"] == "trace"],
@@ -271,13 +280,13 @@ def draw(rows: list[Row], told: str) -> Figure:
         labels = [row["method"] for row in step]
         speed.barh(labels, [row["images_per_second"] for row in step], color="tab:blue")
         speed.set(title=f"{name}, {told}", xlabel="images per second", xscale="log")
+        step, labels = step[1:], labels[1:]
         middle = np.array([row["share_of_rate"] for row in step])
         ends = [[row[end] for row in step] for end in ("low", "high")]
         spread = np.abs([middle - ends[0], ends[1] - middle])
         share.barh(labels, middle, xerr=spread, color="tab:green")
         share.axvline(1, color="gray", linewidth=1)
         share.set(title="share of the forward pass's rate", xlabel="operations per second, ratio")
-        share.set_yticklabels([])
         traced = [row for row in rows if row["model"] == name and row["part"] == "trace"]
         where.barh([row["operation"] for row in traced], [row["share"] for row in traced],
                    color="tab:red")  # fmt: skip

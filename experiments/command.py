@@ -86,8 +86,14 @@ def open_directory(out: Path | None, name: str, *, occupied: bool = False) -> Pa
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON file."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    """Writes one JSON file, whole or not at all."""
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -97,9 +103,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     """Writes ``metrics.jsonl``, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-    temporary.replace(path)
+    _write(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

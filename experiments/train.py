@@ -67,9 +67,14 @@ def run_or_read(
         write_json(directory / "config.json", dataclasses.asdict(config))
     checkpoints = Checkpoints(directory / "checkpoints", print)
     try:
-        return _run(directory, trainer, config, data, reporter, checkpoints)
+        summary, records = _run(directory, trainer, config, data, reporter, checkpoints)
     finally:
         checkpoints.close()
+    if jax.process_index() == 0:
+        figures.draw_all(directory, {config.estimator: [records]})
+        # Last: a directory with a summary is complete, its last checkpoint whole.
+        write_json(complete, summary)
+    return summary, records
 
 
 def _run(
@@ -80,7 +85,7 @@ def _run(
     reporter: Reporter,
     checkpoints: Checkpoints,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains one network and leaves its record in a directory; of several processes, the first."""
+    """Trains one network and leaves its measurements; of several processes, the first does."""
     first, path = jax.process_index() == 0, directory / "metrics.jsonl"
     records = read_records(path)
     label = f"{config.data} {config.estimator} seed {config.seed}"
@@ -94,11 +99,7 @@ def _run(
                 write_records(path, records)
                 show(record)
 
-        summary = train(trainer, config, data, report, checkpoints)
-    if first:
-        write_json(directory / "summary.json", summary)
-        figures.draw_all(directory, {config.estimator: [records]})
-    return summary, records
+        return train(trainer, config, data, report, checkpoints), records
 
 
 def is_same_run(directory: Path | None, config: Config) -> bool:
