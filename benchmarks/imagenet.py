@@ -279,7 +279,7 @@ def draw(rows: list[Row], told: str) -> Figure:
         step = [row for row in rows if row["model"] == name and row["part"] == "step"]
         labels = [row["method"] for row in step]
         speed.barh(labels, [row["images_per_second"] for row in step], color="tab:blue")
-        speed.set(title=f"{name}, {told}", xlabel="images per second", xscale="log")
+        speed.set(title=f"{name}, {told}", xlabel="images per second")
         step, labels = step[1:], labels[1:]
         middle = np.array([row["share_of_rate"] for row in step])
         ends = [[row[end] for row in step] for end in ("low", "high")]

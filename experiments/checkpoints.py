@@ -41,7 +41,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=False)
-        return ocp.CheckpointManager(self._directory, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        return ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
 
     def save(self, step: int, tree: Any) -> None:
         """Begins to write a checkpoint; the tree's arrays may be donated as soon as it returns."""
@@ -86,12 +87,16 @@ class Checkpoints:
         # Opened anew, so that it knows nothing of what was moved aside.
         self._manager = self._open()
         named = _named(template)
-        try:
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(named))
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"checkpoint {step} in {self._directory} is of another run: {error}"
-            ) from error
+        wanted = {name: tuple(leaf.shape) for name, leaf in named.items()}
+        there: Any = self._manager.item_metadata(step)
+        found = {name: tuple(leaf.shape) for name, leaf in there.items()}
+        for name in sorted(wanted | found):
+            if wanted.get(name) != found.get(name):
+                raise UserError(
+                    f"checkpoint {step} in {self._directory} is of another run: {name} is "
+                    f"{found.get(name, 'not there')}, not {wanted.get(name, 'there')}"
+                )
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(named))
         return jax.tree.unflatten(jax.tree.structure(template), [restored[name] for name in named])
 
     def _damage(self, step: int) -> str | None:

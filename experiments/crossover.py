@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from experiments.command import open_directory, parse, run_command, write_json
 from experiments.config import Config
 from experiments.data import InMemory, batches, load_in_memory
-from experiments.trainer import build_model, loss_fn, make_trainer
+from experiments.loop import through_training
+from experiments.trainer import build_model, loss_fn
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
 from nmnc_jax.diagnostics import cosine, exact_jacobian, jacobian_share
 from nmnc_jax.shapes import tap_shapes
@@ -99,16 +100,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, Any]]:
     """Trains one network, then measures and predicts every point of it."""
-    trainer = make_trainer(config, data)
-    state = trainer.init(config.seed)
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
-    order = batches(len(inputs), config.batch, config.seed)
+    ((_, params),) = through_training(config, data, [config.steps])
+    order = batches(len(inputs), config.batch, config.seed, config.steps)
     key = jax.random.key(config.seed)
-    for step in range(config.steps):
-        now = jax.random.fold_in(key, step)
-        batch = trainer.devices.gather(data.train_examples, next(order))
-        state, _ = trainer.step(state, now, batch)
-    params = state.params
     apply_fn: Any = build_model(config, data.classes).apply
     chosen = np.random.default_rng(config.seed).permutation(len(inputs))[: options.examples]
     shapes = tap_shapes(apply_fn, params, inputs[chosen])

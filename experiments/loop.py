@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -13,7 +13,27 @@ import numpy as np
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config, Stopped, UserError
 from experiments.data import Dataset
-from experiments.trainer import Trainer, TrainState
+from experiments.trainer import Trainer, TrainState, make_trainer
+
+
+def through_training(config: Config, data: Dataset, stages: Collection[int]) -> Iterator[Any]:
+    """Trains a network without measuring it.
+
+    Yields:
+        ``(step, params)`` at each stage, in their order; the next step takes the parameters away.
+    """
+    trainer = make_trainer(config, data)
+    state = trainer.init(config.seed)
+    rows = trainer.devices.rows(config.batch)
+    steps = range(max(stages) + 1)
+    key = jax.random.key(config.seed)
+    batches = data.train_batches(config.batch, config.seed, steps=steps, rows=rows)
+    for step, examples in enumerate(batches):
+        if step in stages:
+            yield step, state.params
+        if step < steps[-1]:
+            batch = trainer.devices.place(config.batch, examples)
+            state, _ = trainer.step(state, jax.random.fold_in(key, step), batch)
 
 
 class Position(NamedTuple):

@@ -1,0 +1,1 @@
+"""The paper's claims, each a command: measurements over seeds, a figure and a verdict."""

@@ -1,0 +1,185 @@
+"""The Jacobian's row space aligns with the neural manifold.
+
+Networks are trained by backpropagation, on the labels and on shuffled ones. At initialisation and
+through training, for each tap: the share of the exact Jacobian's squared norm inside the first d
+principal components of activity (2,048 training images), inside a random subspace of d dimensions,
+and d/n; and the principal angles between the components and the Jacobian's own leading directions.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.claims.study import Row, Study, Verdict, judge
+from experiments.config import Config
+from experiments.data import InMemory
+from experiments.loop import through_training
+from experiments.trainer import build_model
+from nmnc_jax import pca, random_subspace, run
+from nmnc_jax.diagnostics import exact_jacobian
+from nmnc_jax.shapes import flatten, tap_shapes
+
+DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 600, "log_every": 600}
+LARGEST = 512
+EXAMPLES = 2048
+JACOBIANS = 48
+LEADING = 10
+
+
+def measure(config: Config, data: InMemory, params: Any) -> list[Row]:
+    """Shares and angles at every tap of a network, on fixed training images."""
+    apply_fn: Any = build_model(config, data.classes).apply
+    chosen = np.random.default_rng(0).permutation(data.train_size)[:EXAMPLES]
+    inputs = jnp.asarray(data.train_inputs[chosen])
+    activations = jax.jit(lambda p, x: run(apply_fn, p, x)[1])(params, inputs)
+    jacobians = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))(params, inputs[:JACOBIANS])
+    shapes = tap_shapes(apply_fn, params, inputs)
+    rows: list[Row] = []
+    for name, shape in shapes.items():
+        units = shape.units
+        rank = min(LARGEST, units)
+        activity = flatten(shape, activations[name])
+        jacobian = jacobians[name].reshape(-1, units)
+        components = pca(rank).init(name, activity).basis
+        anywhere = random_subspace(rank).init(name, activity).basis
+        assert components is not None
+        assert anywhere is not None
+        inside, outside = _cumulative(jacobian, components), _cumulative(jacobian, anywhere)
+        leading = _leading_directions(jacobian)
+        for d in sorted({*(2**k for k in range(10) if 2**k < rank), rank}):
+            cosines = np.linalg.svd(leading.T @ np.asarray(components[:, :d]), compute_uv=False)
+            rows.append(
+                {
+                    "tap": name,
+                    "units": units,
+                    "dimension": d,
+                    "share": inside[d - 1],
+                    "random": outside[d - 1],
+                    "line": d / units,
+                    "largest_cosine": float(cosines.max()),
+                    "mean_square_cosine": float((cosines**2).sum() / leading.shape[1]),
+                }
+            )
+    return rows
+
+
+def _cumulative(jacobian: jax.Array, basis: jax.Array) -> list[float]:
+    """Share of the squared norm inside the first d directions, for every d."""
+    squares = ((jacobian @ basis) ** 2).sum(axis=0)
+    return [float(share) for share in jnp.cumsum(squares) / (jacobian**2).sum()]
+
+
+def _leading_directions(jacobian: jax.Array) -> np.ndarray:
+    """Right singular vectors of the Jacobians of all examples, [n, LEADING]."""
+    rows = np.asarray(jacobian, np.float64)
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    keep = min(LEADING, int((values > 1e-9 * values[-1]).sum()))
+    return rows.T @ vectors[:, -keep:] / np.sqrt(values[-keep:])
+
+
+def one_network(study: Study, labels: str, seed: int) -> list[Row]:
+    """Rows of a network of one seed, on the labels or on shuffled ones."""
+    data, steps = study.data, study.config.steps
+    if labels == "shuffled":
+        order = np.random.default_rng(seed).permutation(data.train_size)
+        data = data._replace(train_targets=data.train_targets[order])
+    config = dataclasses.replace(study.config, seed=seed)
+    stages = [0, steps // 6, steps // 3, steps] if study.full else [0, steps // 6, steps]
+    return [
+        {"labels": labels, "seed": seed, "step": step, **row}
+        for step, params in through_training(config, data, stages)
+        for row in measure(config, data, params)
+    ]
+
+
+def judged(study: Study, rows: list[Row]) -> list[Verdict]:
+    """The statements at the configuration's rank, over the taps that are wider than it."""
+    rank, last = study.config.rank, study.config.steps
+
+    def mean_over_taps(column: str, labels: str, step: int, seed: int) -> float:
+        values = [
+            np.log2(row[column])
+            for row in rows
+            if (row["labels"], row["step"], row["seed"]) == (labels, step, seed)
+            and row["dimension"] == rank < row["units"]
+        ]
+        return float(np.mean(values))
+
+    def difference(left: tuple[str, str, int], right: tuple[str, str, int]) -> list[float]:
+        return [mean_over_taps(*left, seed) - mean_over_taps(*right, seed) for seed in study.seeds]
+
+    trained = ("share", "true", last)
+    return [
+        judge(
+            f"a trained network's Jacobian lies in the first {rank} principal components of "
+            "activity by more than chance",
+            "log2 of its share there over that in a random subspace, mean over taps",
+            difference(trained, ("random", "true", last)),
+        ),
+        judge(
+            f"noise correlation inside {rank} components aligns better than isotropic noise: the "
+            "share exceeds d/n",
+            "log2 of the share over d/n, mean over taps",
+            difference(trained, ("line", "true", last)),
+        ),
+        judge(
+            "training aligns them",
+            "log2 of the trained network's share over its share at initialisation",
+            difference(trained, ("share", "true", 0)),
+        ),
+        judge(
+            "they align more where labels can be generalised than where they are shuffled",
+            "log2 of the share over that after training on shuffled labels",
+            difference(trained, ("share", "shuffled", last)),
+        ),
+    ]
+
+
+def draw(study: Study, rows: list[Row]) -> Figure:
+    """Share over d at each tap."""
+    taps = list(dict.fromkeys(row["tap"] for row in rows))
+    figure = Figure(figsize=(3.2 * len(taps), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(taps), sharey=True, squeeze=False)[0]
+    last = study.config.steps
+    lines = (
+        ("trained", "share", "true", last, {"color": "tab:red"}),
+        ("trained on shuffled labels", "share", "shuffled", last, {"color": "tab:orange"}),
+        ("initialisation", "share", "true", 0, {"color": "tab:blue"}),
+        ("random subspace", "random", "true", last, {"color": "gray"}),
+        ("d/n", "line", "true", last, {"color": "black", "linestyle": ":"}),
+    )
+    for panel, tap in zip(panels, taps, strict=True):
+        for label, column, labels, step, style in lines:
+            some = [row for row in rows
+                    if (row["tap"], row["labels"], row["step"]) == (tap, labels, step)]  # fmt: skip
+            dimensions = sorted({row["dimension"] for row in some})
+            values = np.array(
+                [[row[column] for row in some if row["dimension"] == d] for d in dimensions]
+            )
+            panel.plot(dimensions, values.mean(axis=1), label=label, **style)
+            panel.fill_between(dimensions, values.min(axis=1), values.max(axis=1),
+                               color=style["color"], alpha=0.2, linewidth=0)  # fmt: skip
+        units = next(row["units"] for row in rows if row["tap"] == tap)
+        panel.set_xscale("log", base=2)
+        panel.set(title=f"{tap}, {units:,} units", xlabel="dimension d")
+    panels[0].set_ylabel("share of the Jacobian inside")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(f"Jacobian and manifold, {study.config.data}: mean and range of "
+                    f"{len(study.seeds)} seeds")  # fmt: skip
+    return figure
+
+
+def main(study: Study) -> None:
+    """Measures, judges and draws."""
+    rows: list[Row] = []
+    for seed in study.seeds:
+        for labels in ("true", "shuffled"):
+            name = f"{labels}-seed{seed}"
+            rows += study.part(name, partial(one_network, study, labels, seed))
+    study.finish("alignment", rows, judged(study, rows), draw(study, rows))

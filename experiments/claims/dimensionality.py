@@ -1,0 +1,155 @@
+"""The manifold's dimension grows slowly with width.
+
+Networks of several widths are trained by backpropagation. For each tap, over 2,048 training images:
+the participation ratio, the principal components that hold 90, 95 and 99 % of the variance, and the
+intrinsic dimension by TwoNN (Facco et al. 2017); and the exponent of its growth with the number of
+units, by least squares in logarithms.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.neighbors import NearestNeighbors
+
+from experiments.claims.study import Row, Study, Verdict, judge, student_interval
+from experiments.loop import through_training
+from experiments.trainer import build_model
+from nmnc_jax import run
+from nmnc_jax.diagnostics import participation_ratio
+
+DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 300, "log_every": 300}
+EXAMPLES = 2048
+VARIANCES = (90, 95, 99)
+MEASURES = {
+    "participation_ratio": "participation ratio",
+    **{f"components_{part}": f"components for {part} % of variance" for part in VARIANCES},
+    "two_nn": "intrinsic dimension (TwoNN)",
+}
+
+
+def two_nn(points: np.ndarray, *, kept: float = 0.9) -> float:
+    """Intrinsic dimension by the ratio of the distances to the two nearest neighbours.
+
+    Args:
+        points: [B, n], without copies.
+        kept: share of the smallest ratios that are fitted; the largest tell of no manifold.
+
+    Returns:
+        The slope of -log(1 - F(ratio)) over log ratio, through the origin.
+    """
+    distances, _ = NearestNeighbors(n_neighbors=3).fit(points).kneighbors(points)
+    nearest, second = distances[:, 1], distances[:, 2]
+    ratios = np.sort(np.log(second[nearest > 0] / nearest[nearest > 0]))
+    count = int(kept * len(ratios))
+    heights = -np.log1p(-np.arange(1, count + 1) / (len(ratios) + 1))
+    return float(ratios[:count] @ heights / (ratios[:count] @ ratios[:count]))
+
+
+def components_for(values: np.ndarray, percent: float) -> int:
+    """Number of principal components, of these variances, that hold a share of the variance."""
+    shares = np.cumsum(np.sort(values)[::-1]) / values.sum()
+    return int(np.searchsorted(shares, percent / 100 - 1e-9) + 1)
+
+
+def measure(activity: np.ndarray) -> Row:
+    """Every measure of one tap's activity, [B, n]."""
+    centred = activity - activity.mean(axis=0)
+    gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    values = np.maximum(np.linalg.eigvalsh(gram), 0)
+    return {
+        "participation_ratio": float(participation_ratio(jnp.asarray(activity))),
+        **{f"components_{part}": components_for(values, part) for part in VARIANCES},
+        "two_nn": two_nn(activity),
+    }
+
+
+def one_network(study: Study, width: float, seed: int) -> list[Row]:
+    """Rows of one network, of `width` times the configuration's units."""
+    config = dataclasses.replace(
+        study.config,
+        features=tuple(int(width * units) for units in study.config.features),
+        dense=int(width * study.config.dense),
+        seed=seed,
+    )
+    data = study.data
+    ((_, params),) = through_training(config, data, [config.steps])
+    apply_fn: Any = build_model(config, data.classes).apply
+    chosen = np.random.default_rng(0).permutation(data.train_size)[:EXAMPLES]
+    inputs = jnp.asarray(data.train_inputs[chosen])
+    activations = jax.jit(lambda p, x: run(apply_fn, p, x)[1])(params, inputs)
+    found = {name: np.asarray(a).reshape(len(inputs), -1) for name, a in activations.items()}
+    return [
+        {"width": width, "seed": seed, "tap": name, "units": activity.shape[1], **measure(activity)}
+        for name, activity in found.items()
+    ]
+
+
+def exponent(rows: list[Row], tap: str, seed: int, measured: str) -> float:
+    """Slope of log dimension over log units, for one tap and seed."""
+    some = [row for row in rows if (row["tap"], row["seed"]) == (tap, seed)]
+    units, dimensions = (np.log([row[column] for row in some]) for column in ("units", measured))
+    return float(np.polyfit(units, dimensions, 1)[0])
+
+
+def exponents(study: Study, rows: list[Row], measured: str) -> np.ndarray:
+    """Mean over taps of the exponent, for each seed."""
+    taps = sorted({row["tap"] for row in rows})
+    return np.array(
+        [np.mean([exponent(rows, tap, seed, measured) for tap in taps]) for seed in study.seeds]
+    )
+
+
+def judged(study: Study, rows: list[Row]) -> list[Verdict]:
+    """Whether each measure grows slower than the square root of the number of units."""
+    return [
+        judge(
+            f"{told} grows slower than the square root of the number of units",
+            "1/2 less the exponent, mean over taps",
+            0.5 - exponents(study, rows, measured),
+        )
+        for measured, told in MEASURES.items()
+    ]
+
+
+def draw(study: Study, rows: list[Row]) -> Figure:
+    """Each measure over units, one line for each tap, with the exponent."""
+    taps = sorted({row["tap"] for row in rows})
+    figure = Figure(figsize=(3.3 * len(MEASURES), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(MEASURES))
+    for panel, (measured, told) in zip(panels, MEASURES.items(), strict=True):
+        for tap in taps:
+            some = [row for row in rows if row["tap"] == tap]
+            units = sorted({row["units"] for row in some})
+            values = [[row[measured] for row in some if row["units"] == n] for n in units]
+            means = np.array([np.mean(each) for each in values])
+            ends = np.array([[min(each), max(each)] for each in values]).T
+            panel.errorbar(units, means, np.abs(ends - means), fmt="o-", capsize=2, label=tap)
+        mean, low, high = student_interval(exponents(study, rows, measured))
+        panel.set_title(f"{told}\nexponent {mean:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.set_xlabel("units of the tap")
+    panels[0].set_ylabel("dimension")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(taps), frameon=False)
+    figure.suptitle(f"Dimension of activity over width, {study.config.data}: mean and range of "
+                    f"{len(study.seeds)} seeds")  # fmt: skip
+    return figure
+
+
+def main(study: Study) -> None:
+    """Measures, judges and draws."""
+    widths = (0.25, 0.5, 1, 2, 4) if study.full else (0.25, 0.5, 1, 2)
+    rows: list[Row] = []
+    for seed in study.seeds:
+        for width in widths:
+            rows += study.part(
+                f"width{width:g}-seed{seed}", partial(one_network, study, width, seed)
+            )
+    study.finish("dimensionality", rows, judged(study, rows), draw(study, rows))

@@ -1,0 +1,138 @@
+"""Noise correlation in the manifold needs fewer probes than isotropic noise.
+
+A feedback estimate of one probe per example and step has N = B (1 + decay) / (1 - decay) probes of
+earlier steps behind it. Networks are trained at several decays, alike but for the subspace; test
+accuracy after the same number of steps tells how many probes each method needs for it.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.claims.study import Row, Study, Verdict, judge, student_interval
+from experiments.figures import COLOURS
+from experiments.loop import train
+from experiments.trainer import make_trainer
+
+DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256, "alignment_batch": 1024}
+METHODS = ("nmnc", "vnc")
+DECAYS = (0.0, 0.5, 0.9, 0.97)
+ALL_DECAYS = (0.0, 0.5, 0.8, 0.9, 0.97, 0.99)
+
+
+def effective_probes(study: Study, decay: float) -> float:
+    """Probes behind one estimate of the feedback."""
+    config = study.config
+    return config.batch * config.probes * (1 + decay) / (1 - decay)
+
+
+def one_setting(study: Study, method: str, decay: float) -> list[Row]:
+    """Every seed of a method at one decay; they share what is compiled."""
+    config = dataclasses.replace(study.config, estimator=method, feedback_decay=decay)
+    trainer = make_trainer(config, study.data)
+    rows: list[Row] = []
+    for seed in study.seeds:
+        records: list[Row] = []
+        run = dataclasses.replace(config, seed=seed)
+        summary = train(trainer, run, study.data, records.append)
+        rows.append(
+            {
+                "method": method,
+                "decay": decay,
+                "probes": effective_probes(study, decay),
+                "seed": seed,
+                "test_accuracy": summary["test_accuracy"],
+                "gradient_alignment": records[-1]["gradient_alignment"],
+                **{f"alignment_{tap}": v for tap, v in records[-1]["alignment"].items()},
+            }
+        )
+    return rows
+
+
+def values(rows: list[Row], column: str, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probes, ascending, and a column at each, of one method and seed."""
+    some = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
+    some.sort(key=lambda row: row["probes"])
+    return np.array([row["probes"] for row in some]), np.array([row[column] for row in some])
+
+
+def ratio_at_equal_accuracy(rows: list[Row], seed: int) -> float:
+    """log2 of the probes that VNC needs over those that NMNC needs, for one seed.
+
+    The mean over the accuracies that both reach, of probes interpolated in logarithms; NaN where
+    they reach none in common.
+    """
+    curves = {}
+    for method in METHODS:
+        probes, accuracies = values(rows, "test_accuracy", method, seed)
+        curves[method] = np.log2(probes), np.maximum.accumulate(accuracies)
+    low = max(accuracies[0] for _, accuracies in curves.values())
+    high = min(accuracies[-1] for _, accuracies in curves.values())
+    if high <= low:
+        return float("nan")
+    targets = np.linspace(low, high, 50)
+    needed = {
+        method: np.interp(targets, accuracies + 1e-9 * np.arange(len(accuracies)), probes)
+        for method, (probes, accuracies) in curves.items()
+    }
+    return float(np.mean(needed["vnc"] - needed["nmnc"]))
+
+
+def judged(study: Study, rows: list[Row]) -> list[Verdict]:
+    """At the fewest probes, and for equal accuracy."""
+    fewest = min(row["probes"] for row in rows)
+    ahead = [
+        values(rows, "test_accuracy", "nmnc", seed)[1][0]
+        - values(rows, "test_accuracy", "vnc", seed)[1][0]
+        for seed in study.seeds
+    ]
+    verdicts = [
+        judge(
+            f"with the {fewest:.0f} probes of one step alone nmnc learns more",
+            "test accuracy of nmnc less that of vnc",
+            ahead,
+        )
+    ]
+    ratios = [ratio_at_equal_accuracy(rows, seed) for seed in study.seeds]
+    if np.isfinite(ratios).all():
+        statement = "nmnc needs fewer probes for equal accuracy"
+        verdicts.append(judge(statement, "log2 of vnc's probes over nmnc's", ratios))
+    return verdicts
+
+
+def draw(study: Study, rows: list[Row]) -> Figure:
+    """Accuracy and alignment over probes."""
+    columns = {"test_accuracy": "test accuracy", "gradient_alignment": "cosine with the gradient"}
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for panel, (column, told) in zip(figure.subplots(1, 2), columns.items(), strict=True):
+        for method in METHODS:
+            probes = sorted({row["probes"] for row in rows if row["method"] == method})
+            intervals = np.array(
+                [
+                    student_interval(np.array([row[column] for row in rows
+                                               if (row["method"], row["probes"]) == (method, n)]))
+                    for n in probes
+                ]
+            )  # fmt: skip
+            panel.plot(probes, intervals[:, 0], "o-", color=COLOURS[method], label=method)
+            if len(study.seeds) > 1:
+                panel.fill_between(probes, intervals[:, 1], intervals[:, 2], alpha=0.2,
+                                   color=COLOURS[method], linewidth=0)  # fmt: skip
+        panel.set_xscale("log", base=2)
+        panel.set(title=told, xlabel="probes behind an estimate of the feedback")
+        panel.legend(frameon=False)
+    figure.suptitle(f"{study.config.data}, {study.config.steps} steps: mean and 95 % interval of "
+                    f"{len(study.seeds)} seeds")  # fmt: skip
+    return figure
+
+
+def main(study: Study) -> None:
+    """Measures, judges and draws."""
+    rows: list[Row] = []
+    for decay in ALL_DECAYS if study.full else DECAYS:
+        for method in METHODS:
+            rows += study.part(f"{method}-decay{decay}", partial(one_setting, study, method, decay))
+    study.finish("efficiency", rows, judged(study, rows), draw(study, rows))

@@ -1,0 +1,131 @@
+"""What the claims share: seeds, parts that are kept, intervals, verdicts, tables and figures."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from scipy import stats
+
+from experiments.command import write_json
+from experiments.config import Config
+from experiments.data import InMemory
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of `experiments.claims`."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    """The network, its training and the data."""
+    seeds: int = 5
+    """Number of seeds, from `seed` on."""
+    full: bool = False
+    """The published version: more points; up to hours."""
+    out: Path | None = None
+    """New or empty directory for the results; by default one below runs/."""
+    resume: bool = False
+    """Go on with the claim in `out`."""
+
+
+class Verdict(NamedTuple):
+    """What the measurements say of one statement.
+
+    Attributes:
+        statement: what is claimed.
+        verdict: "supported", "not supported" or "undecided".
+        quantity: the number that decides, by its sign.
+        mean: over seeds.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        test: how the interval was made.
+    """
+
+    statement: str
+    verdict: str
+    quantity: str
+    mean: float
+    low: float
+    high: float
+    test: str
+
+
+def judge(statement: str, quantity: str, samples: Any) -> Verdict:
+    """Judges a statement that holds where a quantity is positive.
+
+    Args:
+        statement: what is claimed.
+        quantity: the quantity's name.
+        samples: its value for each seed, [seeds].
+
+    Returns:
+        "supported" where the 95 % Student interval of the mean lies above zero, "not supported"
+        where it lies below, otherwise "undecided", as with one seed.
+    """
+    values = np.asarray(samples, float)
+    mean, low, high = student_interval(values)
+    verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
+    test = f"95 % Student interval of the mean over {len(values)} seeds"
+    return Verdict(statement, verdict, quantity, mean, low, high, test)
+
+
+def student_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and its 95 % interval; without bounds for a single value."""
+    mean, count = float(values.mean()), len(values)
+    if count == 1:
+        return mean, -np.inf, np.inf
+    half = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5
+    return mean, float(mean - half), float(mean + half)
+
+
+class Study(NamedTuple):
+    """One claim under way.
+
+    Attributes:
+        directory: for its results.
+        config: the network, its training and the data.
+        seeds: the seeds.
+        full: whether all points are wanted.
+        data: the data set.
+    """
+
+    directory: Path
+    config: Config
+    seeds: range
+    full: bool
+    data: InMemory
+
+    def part(self, name: str, make: Callable[[], list[Row]]) -> list[Row]:
+        """Measures one part, or reads it where an earlier run has left it."""
+        path = self.directory / "parts" / f"{name}.json"
+        if not path.exists():
+            rows = make()
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, rows)
+            print(f"{name}: measured", flush=True)
+        # Read back in any case, so that a resumed claim computes with the same numbers.
+        return json.loads(path.read_text())
+
+    def finish(self, name: str, rows: list[Row], verdicts: list[Verdict], figure: Figure) -> None:
+        """Writes the table, the figure and the verdicts, and prints the last."""
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        with (self.directory / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        figure.savefig(self.directory / f"{name}.png", dpi=130)
+        write_json(self.directory / "verdicts.json", [verdict._asdict() for verdict in verdicts])
+        for verdict in verdicts:
+            print(f"verdict: {verdict.verdict}: {verdict.statement}")
+            print(
+                f"  {verdict.quantity}: {verdict.mean:.3g} "
+                f"[{verdict.low:.3g}, {verdict.high:.3g}] ({verdict.test})"
+            )
+        print(f"figure: {self.directory / f'{name}.png'}")

@@ -1,0 +1,113 @@
+"""The claims' measures against what is known, and their commands."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.claims import alignment, dimensionality, efficiency
+from experiments.claims.__main__ import main, names
+from experiments.claims.study import Study, judge
+from experiments.config import UserError
+
+SHORT = [
+    *("--data", "digits", "--model", "mlp", "--features", "24", "16", "--strides", "--steps", "6"),
+    *("--basis-batch", "64", "--alignment-batch", "64", "--batch", "16", "--rank", "4"),
+    *("--devices", "1", "--seeds", "2"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _promotion_that_optax_takes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_two_nn_knows_the_dimension_of_a_bent_manifold(dimension):
+    random = np.random.default_rng(0)
+    flat = random.uniform(size=(3000, dimension))
+    inside = np.concatenate([flat, np.sin(2 * flat)], axis=1)
+    turned = inside @ np.linalg.qr(random.normal(size=(30, 2 * dimension)))[0].T
+    assert abs(dimensionality.two_nn(turned) / dimension - 1) < 0.1
+
+
+def test_components_count_the_variance():
+    values = np.array([1.0, 4.0, 5.0, 0.0])
+    assert [dimensionality.components_for(values, p) for p in (50, 51, 90, 91)] == [1, 2, 2, 3]
+
+
+def test_exponent_is_the_slope_in_logarithms():
+    rows = [{"tap": "a", "seed": 0, "units": n, "size": 3 * n**0.4} for n in (8, 32, 100)]
+    assert dimensionality.exponent(rows, "a", 0, "size") == pytest.approx(0.4)
+
+
+def test_shares_accumulate_and_angles_are_those_of_the_row_space():
+    jacobian = jax.numpy.array([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert alignment._cumulative(jacobian, jax.numpy.eye(4)) == pytest.approx([0.36, 1, 1, 1])
+    leading = alignment._leading_directions(jacobian)
+    np.testing.assert_allclose(np.abs(leading), [[0.6], [0.8], [0], [0]], atol=1e-6)
+
+
+def test_probes_for_equal_accuracy_are_a_ratio():
+    """Curves alike but for a factor of 8 in probes."""
+    probes = 2.0 ** np.arange(6, 14)
+    rows = [
+        {"method": method, "seed": 0, "probes": n, "test_accuracy": 1 - (n * factor) ** -0.2}
+        for method, factor in (("nmnc", 8), ("vnc", 1))
+        for n in probes
+    ]
+    assert efficiency.ratio_at_equal_accuracy(rows, 0) == pytest.approx(3, abs=0.05)
+    apart = [row for row in rows if (row["method"] == "nmnc") == (row["probes"] > 2**12)]
+    assert np.isnan(efficiency.ratio_at_equal_accuracy(apart, 0))
+
+
+def test_verdicts_follow_the_interval():
+    noise = np.random.default_rng(0).normal(size=5)
+    assert judge("s", "q", 9 + noise).verdict == "supported"
+    assert judge("s", "q", noise - 9).verdict == "not supported"
+    assert judge("s", "q", noise).verdict == "undecided"
+    assert judge("s", "q", [3.0]).verdict == "undecided"
+    covered = 0
+    for seed in range(400):
+        found = judge("s", "q", 1 + np.random.default_rng(seed).normal(size=4))
+        covered += found.low < 1 < found.high
+    assert abs(covered / 400 - 0.95) < 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
+def test_a_part_is_measured_once(tmp_path):
+    study = Study(tmp_path, None, range(2), False, None)
+    measured = []
+
+    def make():
+        measured.append(1)
+        return [{"value": 0.1}]
+
+    assert study.part("x", make) == study.part("x", make) == [{"value": 0.1}]
+    assert len(measured) == 1
+
+
+@pytest.mark.parametrize("name", names())
+def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(efficiency, "DECAYS", (0.0, 0.9))
+    out = tmp_path / "claim"
+    main([name, *SHORT, "--out", str(out)])
+    told = capsys.readouterr().out
+    assert "verdict: " in told
+    assert ": measured" in told
+    for suffix in ("csv", "png"):
+        assert (out / f"{name}.{suffix}").stat().st_size > 500
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert {v["verdict"] for v in verdicts} <= {"supported", "not supported", "undecided"}
+    table = (out / f"{name}.csv").read_text()
+    main([name, *SHORT, "--out", str(out), "--resume"])
+    assert ": measured" not in capsys.readouterr().out
+    assert (out / f"{name}.csv").read_text() == table
+
+
+def test_unknown_claims_are_refused():
+    with pytest.raises(UserError, match=r"claim is 'speed'; .* takes one of .'alignment'"):
+        main(["speed"])
+    with pytest.raises(UserError, match="seeds is 0; it takes at least 1"):
+        main(["alignment", "--seeds", "0"])
