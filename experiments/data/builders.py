@@ -24,29 +24,34 @@ VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
 
 with registered.skip_registration():
 
-    class Cifar10(tfds.core.GeneratorBasedBuilder):
-        """60,000 images of 32x32 pixels in ten classes (Krizhevsky 2009)."""
-
-        VERSION = tfds.core.Version("3.0.2")
+    class _FromArchives(tfds.core.GeneratorBasedBuilder):
+        """Writes array_record files from official archives, telling each example."""
 
         def __init__(self, *, archives: list[Path], counted: Callable[[], None], data_dir: Path):
             self._archives = archives
             self._counted = counted
             super().__init__(data_dir=data_dir, file_format="array_record")
 
-        def _info(self) -> tfds.core.DatasetInfo:
+        def _with_features(self, homepage: str, **features: Any) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
                 builder=self,
                 description=self.__doc__,
-                features=tfds.features.FeaturesDict(
-                    {
-                        "id": tfds.features.Text(),
-                        "image": tfds.features.Image(shape=(32, 32, 3)),
-                        "label": tfds.features.ClassLabel(num_classes=10),
-                    }
-                ),
+                features=tfds.features.FeaturesDict(features),
                 supervised_keys=("image", "label"),
-                homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+                homepage=homepage,
+            )
+
+    class Cifar10(_FromArchives):
+        """60,000 images of 32x32 pixels in ten classes (Krizhevsky 2009)."""
+
+        VERSION = tfds.core.Version("3.0.2")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return self._with_features(
+                "https://www.cs.toronto.edu/~kriz/cifar.html",
+                id=tfds.features.Text(),
+                image=tfds.features.Image(shape=(32, 32, 3)),
+                label=tfds.features.ClassLabel(num_classes=10),
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Records]:
@@ -74,29 +79,17 @@ with registered.skip_registration():
                 image = Image.fromarray(row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
                 yield index, {"id": f"{split}_{index:05d}", "image": image, "label": int(row[0])}
 
-    class Imagenet2012(tfds.core.GeneratorBasedBuilder):
+    class Imagenet2012(_FromArchives):
         """1,281,167 training and 50,000 validation photographs in 1,000 classes (ILSVRC 2012)."""
 
         VERSION = tfds.core.Version("5.1.0")
 
-        def __init__(self, *, archives: list[Path], counted: Callable[[], None], data_dir: Path):
-            self._archives = archives
-            self._counted = counted
-            super().__init__(data_dir=data_dir, file_format="array_record")
-
         def _info(self) -> tfds.core.DatasetInfo:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=self.__doc__,
-                features=tfds.features.FeaturesDict(
-                    {
-                        "image": tfds.features.Image(encoding_format="jpeg"),
-                        "label": tfds.features.ClassLabel(names_file=tfds.core.tfds_path(LABELS)),
-                        "file_name": tfds.features.Text(),
-                    }
-                ),
-                supervised_keys=("image", "label"),
-                homepage="https://image-net.org/",
+            return self._with_features(
+                "https://image-net.org/",
+                image=tfds.features.Image(encoding_format="jpeg"),
+                label=tfds.features.ClassLabel(names_file=tfds.core.tfds_path(LABELS)),
+                file_name=tfds.features.Text(),
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Records]:
