@@ -167,7 +167,8 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
     weight decays, as incremental PCA does (Ross et al. 2008); so the rank may exceed the batch
     size.
     Memory is O((d + B) n), and the work is in matrix products and factorisations of side at most
-    d + B + 1; so taps of several 100,000 units will do.
+    d + B + 1; so taps of several 100,000 units will do. Directions whose variance is below about a
+    millionth of the strongest one's are lost to float32's rounding.
 
     Args:
         rank: dimension d, one for all taps or a dict by tap name.
