@@ -2,8 +2,6 @@
 
 import argparse
 import csv
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.machine import machine
 from experiments.memory import keep_memory
 
 Row = dict[str, Any]
@@ -68,19 +67,6 @@ def progress(label: str, items: Iterable[Any]) -> Iterator[Any]:
         yield item
     if sys.stderr.isatty():
         print(file=sys.stderr)
-
-
-def machine() -> str:
-    """Names the device that the numbers belong to."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return f"{device.device_kind}, jax {jax.__version__}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores, jax {jax.__version__}"
 
 
 def bootstrap(

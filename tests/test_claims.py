@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import report
 from experiments.claims import alignment, dimensionality, efficiency
 from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
@@ -111,3 +112,18 @@ def test_unknown_claims_are_refused():
         main(["speed"])
     with pytest.raises(UserError, match="seeds is 0; it takes at least 1"):
         main(["alignment", "--seeds", "0"])
+
+
+def test_the_report_holds_all_it_shows(tmp_path, capsys):
+    with pytest.raises(UserError, match="holds no claim; make one with --out"):
+        report.main([str(tmp_path)])
+    main(["dimensionality", *SHORT, "--out", str(tmp_path / "digits")])
+    report.main([str(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert "src='http" not in page
+    assert f"python -m experiments.claims dimensionality {SHORT[0]}" in page
+    assert jax.__version__ in page
+    for verdict in json.loads((tmp_path / "digits" / "verdicts.json").read_text()):
+        assert verdict["statement"] in page
+        assert f"{verdict['mean']:.3g}" in page

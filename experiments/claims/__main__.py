@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pkgutil
+import shlex
 from collections.abc import Sequence
 
 import tyro
@@ -12,6 +13,7 @@ from experiments.claims.study import Options, Study
 from experiments.command import open_directory, run_command, write_json
 from experiments.config import UserError, load_config
 from experiments.data import load_in_memory
+from experiments.machine import machine, versions
 from experiments.train import is_same_run
 
 
@@ -43,10 +45,15 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("resume takes the claim's directory: --out DIR")
     going = options.resume and is_same_run(options.out, config)
     directory = open_directory(options.out, f"claim-{name}", occupied=going)
-    write_json(
-        directory / "config.json",
-        {**dataclasses.asdict(config), "claim": name, "seeds": options.seeds, "full": options.full},
-    )
+    told = {
+        "claim": name,
+        "seeds": options.seeds,
+        "full": options.full,
+        "command": f"python -m experiments.claims {shlex.join(arguments)}",
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_json(directory / "config.json", {**dataclasses.asdict(config), **told})
     seeds = range(config.seed, config.seed + options.seeds)
     claim.main(Study(directory, config, seeds, options.full, load_in_memory(config)))
 
