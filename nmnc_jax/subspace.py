@@ -167,8 +167,8 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
     weight decays, as incremental PCA does (Ross et al. 2008); so the rank may exceed the batch
     size.
     Memory is O((d + B) n), and the work is in matrix products and factorisations of side at most
-    d + B + 1; so taps of several 100,000 units will do. Directions whose variance is below about a
-    millionth of the strongest one's are lost to float32's rounding.
+    d + B + 1; so taps of several 100,000 units will do. Directions that a batch adds are lost to
+    float32's rounding where their variance is below about a millionth of the strongest one's.
 
     Args:
         rank: dimension d, one for all taps or a dict by tap name.
@@ -275,13 +275,15 @@ def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     known = jnp.sqrt(scatter)[:, None] * overlap[:dimension]
     given = jnp.concatenate([known, jnp.concatenate([inside, rows @ added], axis=1)])
     coordinates = jax.scipy.linalg.solve_triangular(factor, given.T, lower=True)
-    gram = coordinates @ coordinates.T
-    # Below the directions without variance, which are to stay.
-    gram = gram - jnp.diag(dropped * (1 + jnp.trace(gram)))
-    values, vectors = jnp.linalg.eigh(gram)
-    leading = vectors[:, ::-1][:, :dimension]
-    turn = jax.scipy.linalg.solve_triangular(factor, leading, lower=True, trans="T")
-    return _oriented(spanning @ turn), jnp.maximum(values[::-1][:dimension], 0)
+    # Singular vectors, as eigenvectors of the square would lose what is weak to rounding. A little
+    # of every direction but the dropped ones is added, so that these rank last.
+    size = jnp.linalg.norm(coordinates)
+    least = 100 * rounding * jnp.where(size > 0, size, 1)
+    vectors, values, _ = jnp.linalg.svd(
+        jnp.concatenate([coordinates, jnp.diag(least * (1 - dropped))], axis=1), full_matrices=False
+    )
+    turn = jax.scipy.linalg.solve_triangular(factor, vectors[:, :dimension], lower=True, trans="T")
+    return _oriented(spanning @ turn), jnp.maximum(values[:dimension] ** 2 - least**2, 0)
 
 
 def _oriented(basis: Array) -> Array:

@@ -166,3 +166,25 @@ def test_a_direction_has_one_sign():
     flipped = subspace.init("x", -rows)
     np.testing.assert_allclose(flipped.basis, first.basis, atol=1e-4)
     assert (first.basis.max(axis=0) >= -first.basis.min(axis=0)).all()
+
+
+def test_weak_directions_are_found_beside_strong_ones():
+    """Standard deviations over a range of 300: the square of that is near float32's rounding."""
+    random = np.random.default_rng(0)
+    directions = np.linalg.qr(random.normal(size=(2000, 48)))[0].astype(np.float32)
+    strengths = np.float32(0.003) ** (np.arange(48, dtype=np.float32) / 47)
+    chunks = [
+        (random.normal(size=(96, 48)).astype(np.float32) * strengths) @ directions.T
+        + np.float32(1e-7) * random.normal(size=(96, 2000)).astype(np.float32)
+        for _ in range(3)
+    ]
+    manifold, reference = pca(48, decay=1.0), IncrementalPCA(48)
+    state = manifold.init("x", jnp.asarray(chunks[0]))
+    reference.partial_fit(chunks[0].astype(np.float64))
+    for chunk in chunks[1:]:
+        state = manifold.update(state, jnp.asarray(chunk))
+        reference.partial_fit(chunk.astype(np.float64))
+    others = reference.components_.T
+    outside = others - np.asarray(state.basis) @ (np.asarray(state.basis).T @ others)
+    assert np.linalg.norm(outside, 2) < 0.01
+    np.testing.assert_allclose(state.scatter, reference.singular_values_**2, rtol=1e-3)

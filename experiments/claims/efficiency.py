@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims.study import Row, Study, Verdict, judge, student_interval
+from experiments.claims.study import Row, Study, Verdict, band, judge
 from experiments.figures import COLOURS
 from experiments.loop import train
 from experiments.trainer import make_trainer
@@ -109,18 +109,8 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for panel, (column, told) in zip(figure.subplots(1, 2), columns.items(), strict=True):
         for method in METHODS:
-            probes = sorted({row["probes"] for row in rows if row["method"] == method})
-            intervals = np.array(
-                [
-                    student_interval(np.array([row[column] for row in rows
-                                               if (row["method"], row["probes"]) == (method, n)]))
-                    for n in probes
-                ]
-            )  # fmt: skip
-            panel.plot(probes, intervals[:, 0], "o-", color=COLOURS[method], label=method)
-            if len(study.seeds) > 1:
-                panel.fill_between(probes, intervals[:, 1], intervals[:, 2], alpha=0.2,
-                                   color=COLOURS[method], linewidth=0)  # fmt: skip
+            some = [row for row in rows if row["method"] == method]
+            band(panel, some, "probes", column, colour=COLOURS[method], label=method)
         panel.set_xscale("log", base=2)
         panel.set(title=told, xlabel="probes behind an estimate of the feedback")
         panel.legend(frameon=False)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -83,6 +84,22 @@ def student_interval(values: np.ndarray) -> tuple[float, float, float]:
         return mean, -np.inf, np.inf
     half = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5
     return mean, float(mean - half), float(mean + half)
+
+
+def band(panel: Axes, rows: list[Row], x: str, y: str, *, colour: str, label: str) -> np.ndarray:
+    """Draws one column over another: mean and 95 % interval of the rows that share a place.
+
+    Returns:
+        Mean, low and high at each place, [places, 3].
+    """
+    places = sorted({row[x] for row in rows})
+    ends = np.array(
+        [student_interval(np.array([row[y] for row in rows if row[x] == at])) for at in places]
+    )
+    panel.plot(places, ends[:, 0], "o-", markersize=3, color=colour, label=label)
+    if np.isfinite(ends).all():
+        panel.fill_between(places, ends[:, 1], ends[:, 2], color=colour, alpha=0.2, linewidth=0)
+    return ends
 
 
 class Study(NamedTuple):
