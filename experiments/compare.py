@@ -49,13 +49,13 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume and options.out is None:
         raise UserError("resume takes the comparison's directory: --out DIR")
     going = options.resume and is_same_run(options.out, options.config)
+    data = load(options.config)
     directory = open_directory(options.out, f"compare-{options.config.data}", occupied=going)
     write_json(
         directory / "config.json",
         {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
     )
     config = options.config
-    data = load(config)
     console = Console()
     if not console.is_terminal:
         console.width = 120

@@ -65,12 +65,12 @@ def main(arguments: Sequence[str]) -> None:
     config = dataclasses.replace(options.config, estimator="backprop")
     if "--steps" not in arguments:
         config = dataclasses.replace(config, steps=300)
+    data = load_in_memory(config)
     directory = open_directory(options.out, f"crossover-{config.data}")
     write_json(
         directory / "config.json",
         {**dataclasses.asdict(dataclasses.replace(options, config=config)), "out": str(directory)},
     )
-    data = load_in_memory(config)
     rows = []
     for width in options.widths:
         for seed in range(config.seed, config.seed + options.seeds):

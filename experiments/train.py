@@ -132,9 +132,10 @@ def main(arguments: Sequence[str]) -> None:
     join_processes(options.coordinator, options.processes, options.process)
     going = options.resume and is_same_run(options.out, config)
     going = going or jax.process_index() > 0
+    # First: a mistake in the data leaves no directory.
+    data = load(config)
     name = f"{config.data}-{config.estimator}"
     directory = open_directory(options.out, name, occupied=going)
-    data = load(config)
     trainer = make_trainer(config, data)
     summary, _ = run_or_read(directory, trainer, config, data, Reporter(Console()))
     if jax.process_index() == 0:

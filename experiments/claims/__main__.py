@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume and options.out is None:
         raise UserError("resume takes the claim's directory: --out DIR")
     going = options.resume and is_same_run(options.out, config)
+    data = load_in_memory(config)
     directory = open_directory(options.out, f"claim-{name}", occupied=going)
     told = {
         "claim": name,
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     write_json(directory / "config.json", {**dataclasses.asdict(config), **told})
     seeds = range(config.seed, config.seed + options.seeds)
-    claim.main(Study(directory, config, seeds, options.full, load_in_memory(config)))
+    claim.main(Study(directory, config, seeds, options.full, data))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def load_in_memory(config: Config) -> InMemory:
     if bool(config.data_path) != (config.data == "folder"):
         raise UserError(
             f"data_path is {config.data_path!r} with data {config.data!r}; "
-            "folder takes one, and no other"
+            "'folder' takes a path, the others none"
         )
     if config.data == "folder":
         from experiments.data.folder import load_folder
