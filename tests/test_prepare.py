@@ -1,6 +1,7 @@
 """Catalogue sets, from archives in the official layouts to batches."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import prepare
+from experiments import prepare, train
 from experiments.config import UserError
 from experiments.data import load
 from experiments.data.builders import LABELS, VALIDATION_LABELS, tfds
 from experiments.data.imagenet import crop_at_random, crop_centre, load_imagenet
 from tests.cases import run_on
+from tests.test_checkpoints import last_network, without_time
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -169,6 +171,26 @@ def test_imagenet_batches_resume_and_divide_exactly(imagenet):
     assert 0.1 < float(inputs.std()) < 3
     with pytest.raises(UserError, match="batch is 99; the training set takes at most 12"):
         next(data.train_batches(99, 1, steps=range(1), rows=np.arange(99)))
+
+
+def test_imagenet_trains_and_goes_on_exactly(imagenet, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["imagenet_alexnet_nmnc", "--model", "mlp", "--features", "6", "--precision",
+                 "float32", "--data-dir", str(imagenet), "--batch", "4", "--steps", "5",
+                 "--basis-batch", "8", "--alignment-batch", "8", "--log-every", "2", "--devices",
+                 "1", "--checkpoint-every", "3", "--out", str(out)]  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"):
+        train.main(arguments)
+        network, measured = last_network(out), without_time(out)
+        # As if it had been killed after its third step.
+        (out / "summary.json").unlink()
+        shutil.rmtree(out / "checkpoints" / "5")
+        (out / "checkpoints" / "manifests" / "5.json").unlink()
+        train.main([*arguments, "--resume"])
+        jax.tree.map(np.testing.assert_array_equal, last_network(out), network)
+    assert without_time(out) == measured
+    assert [record["step"] for record in measured] == [0, 2, 4, 5]
+    assert 0 <= measured[-1]["test_accuracy"] <= 1
 
 
 def test_crops_are_parts_of_the_image():
