@@ -11,6 +11,7 @@ from experiments.claims import accuracy, alignment, dimensionality, efficiency
 from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
 from experiments.config import UserError
+from tests.test_similarity import archive
 
 SHORT = [
     *("--data", "digits", "--model", "mlp", "--features", "24", "16", "--strides", "--steps", "6"),
@@ -98,6 +99,13 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(accuracy, "METHODS", ("backprop", "nmnc", "dfa"))
     out = tmp_path / "claim"
     seeds = ["--seeds", "2" if name == "efficiency" else "1"]
+    if name == "similarity":
+        with pytest.raises(UserError, match="similarity takes recordings: --neural PATH"):
+            main([name, *SHORT, *seeds, "--out", str(tmp_path / "none")])
+        random = np.random.default_rng(0)
+        responses, rdms = random.normal(size=(2, 6, 3)), np.abs(random.normal(size=(2, 6, 6)))
+        path = archive(tmp_path / "v4.zip", responses=responses, rdms_it=rdms)
+        seeds += ["--neural", str(path)]
     main([name, *SHORT, *seeds, "--out", str(out)])
     told = capsys.readouterr().out
     assert "verdict: " in told

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     write_json(directory / "config.json", {**dataclasses.asdict(config), **told})
     seeds = range(config.seed, config.seed + options.seeds)
-    claim.main(Study(directory, config, seeds, options.full, data))
+    claim.main(Study(directory, config, seeds, options.full, data, options.neural))
 
 
 if __name__ == "__main__":

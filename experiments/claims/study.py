@@ -34,6 +34,9 @@ class Options:
     """New or empty directory for the results; by default one below runs/."""
     resume: bool = False
     """Go on with the claim in `out`."""
+    neural: tuple[Path, ...] = ()
+    """similarity only: recordings, each a folder or archive of images/ and responses.npy or
+    rdms_*.npy."""
 
 
 class Verdict(NamedTuple):
@@ -77,6 +80,30 @@ def judge(statement: str, quantity: str, samples: Any) -> Verdict:
     return Verdict(statement, verdict, quantity, mean, low, high, test)
 
 
+def judge_resampled(
+    statement: str, quantity: str, samples: Any, *, resamples: int = 2000
+) -> Verdict:
+    """Judges as `judge` does, by a bootstrap over seeds and, within them, neurons.
+
+    Args:
+        statement: what is claimed.
+        quantity: the quantity's name.
+        samples: [seeds, neurons].
+        resamples: number of resamples.
+    """
+    values = np.asarray(samples, float)
+    random = np.random.default_rng(0)
+    seeds, neurons = values.shape
+    means = [
+        values[random.integers(seeds, size=seeds)][:, random.integers(neurons, size=neurons)].mean()
+        for _ in range(resamples)
+    ]
+    low, high = (float(end) for end in np.percentile(means, [2.5, 97.5]))
+    verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
+    test = f"95 % bootstrap interval over {seeds} seeds and {neurons} neurons"
+    return Verdict(statement, verdict, quantity, float(values.mean()), low, high, test)
+
+
 def student_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean and its 95 % interval; without bounds for a single value."""
     mean, count = float(values.mean()), len(values)
@@ -111,6 +138,7 @@ class Study(NamedTuple):
         seeds: the seeds.
         full: whether all points are wanted.
         data: the data set.
+        neural: paths of recordings.
     """
 
     directory: Path
@@ -118,6 +146,7 @@ class Study(NamedTuple):
     seeds: range
     full: bool
     data: InMemory
+    neural: tuple[Path, ...] = ()
 
     def part(self, name: str, make: Callable[[], list[Row]]) -> list[Row]:
         """Measures one part, or reads it where an earlier run has left it."""

@@ -103,7 +103,7 @@ def load_cifar10(data_dir: Path, validation: bool) -> InMemory:
         train, test = parts
     else:
         test = _whole(test_source)
-    return standardised(train, test, 10, each_channel=True)
+    return standardised(train, test, 10, each_channel=True, white=255)
 
 
 def _whole(source: Any) -> Examples:

@@ -67,6 +67,9 @@ class InMemory(NamedTuple):
         test_inputs: images that training never sees.
         test_targets: their classes.
         classes: number of classes.
+        white: what a white pixel was before images were standardised.
+        mean: what was subtracted from them.
+        scale: by what they were multiplied then.
     """
 
     train_inputs: np.ndarray
@@ -74,6 +77,9 @@ class InMemory(NamedTuple):
     test_inputs: np.ndarray
     test_targets: np.ndarray
     classes: int
+    white: float
+    mean: np.ndarray
+    scale: np.ndarray
 
     @property
     def train_size(self) -> int:
@@ -100,12 +106,21 @@ class InMemory(NamedTuple):
         for step in steps:
             yield self.train_examples(batch_indices(self.train_size, batch, seed, step)[rows])
 
+    def presented(self, images: np.ndarray) -> np.ndarray:
+        """Makes other pictures, uint8 [images, side, side, 3], the inputs of a trained network."""
+        raw = images.astype(np.float32) * np.float32(self.white / 255)
+        if self.train_inputs.shape[-1] == 1:
+            raw = raw.mean(axis=-1, keepdims=True)
+        return (raw - self.mean) * self.scale
+
     def normalise(self, inputs: Array) -> Array:
         """Leaves inputs as they are: they were standardised in memory."""
         return inputs
 
 
-def standardised(train: Examples, test: Examples, classes: int, *, each_channel: bool) -> InMemory:
+def standardised(
+    train: Examples, test: Examples, classes: int, *, each_channel: bool, white: float
+) -> InMemory:
     """Standardises images by the training set's mean and deviation, over all or by channel."""
     axis = 0 if each_channel else None
 
@@ -118,11 +133,11 @@ def standardised(train: Examples, test: Examples, classes: int, *, each_channel:
     mean = mean_of(inputs)
     for images in (inputs, test_inputs):
         images -= mean
-    scale = 1 / np.sqrt(mean_of(np.square(inputs)))
+    scale = np.asarray(1 / np.sqrt(mean_of(np.square(inputs))))
     for images in (inputs, test_inputs):
         images *= scale
     targets, test_targets = (part[1].astype(np.int32) for part in (train, test))
-    return InMemory(inputs, targets, test_inputs, test_targets, classes)
+    return InMemory(inputs, targets, test_inputs, test_targets, classes, white, mean, scale)
 
 
 def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray:

@@ -10,6 +10,8 @@ PHOTOS = (
     "hubble_deep_field", "immunohistochemistry", "retina", "rocket",
 )  # fmt: skip
 SKLEARN_PHOTOS = ("china", "flower")
+WHITE = {"digits": 16, "mnist5k": 255, "photos": 1}
+"""What a white pixel is in each set's images."""
 BLOCKS = 16
 TEST_BLOCKS = 4
 
@@ -27,7 +29,7 @@ def load_embedded(name: str, *, variant: str = "plain", validation: bool = False
         train_inputs, train_targets, test_inputs, test_targets = _split(images, targets, validation)
     classes = int(train_targets.max()) + 1
     train, test = (train_inputs, train_targets), (test_inputs, test_targets)
-    return standardised(train, test, classes, each_channel=False)
+    return standardised(train, test, classes, each_channel=False, white=WHITE[name])
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

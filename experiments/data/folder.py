@@ -61,7 +61,7 @@ def load_folder(path: Path, image_size: int | None, validation: bool, cache: Pat
         order = np.random.default_rng(0).permutation(len(train[0]))
         held = len(order) // 10
         train, test = ((train[0][p], train[1][p]) for p in (order[held:], order[:held]))
-    return standardised(train, test, classes, each_channel=True)
+    return standardised(train, test, classes, each_channel=True, white=255)
 
 
 def _content_key(path: Path) -> str:
@@ -79,7 +79,7 @@ def _content_key(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+def files_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file of a directory or an archive."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
@@ -106,7 +106,9 @@ def _member(name: str, content: bytes) -> Member:
 def _decode(path: Path, image_size: int | None) -> dict[str, np.ndarray]:
     """Decodes every image, in the order of their paths."""
     found = [
-        _member(name, content) for name, content in _files(path) if name.lower().endswith(SUFFIXES)
+        _member(name, content)
+        for name, content in files_of(path)
+        if name.lower().endswith(SUFFIXES)
     ]
     if not found:
         raise UserError(f"data_path is {path}, which holds no image; it takes {LAYOUT}")

@@ -1,0 +1,157 @@
+"""How alike a network and a brain area are: predictivity, dissimilarities, kernel alignment."""
+
+import numpy as np
+from scipy import stats
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import StandardScaler
+
+FOLDS = 5
+COMPONENTS = 25
+"""Of the partial least squares, as Brain-Score has it."""
+
+
+def ridge_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Correlation of each neuron's held-out responses with ridge predictions from features.
+
+    Args:
+        features: [images, n].
+        responses: [images, neurons].
+
+    Returns:
+        Pearson r over all images, each predicted by the four folds that it is not in; the penalty
+        of each neuron is chosen within those. [neurons].
+    """
+    penalties = features.shape[1] * 10.0 ** np.arange(-3, 3)
+    predicted = np.empty_like(responses, dtype=float)
+    for train, test, scaled in _folds(features):
+        model = RidgeCV(penalties, alpha_per_target=True).fit(scaled[train], responses[train])
+        predicted[test] = model.predict(scaled[test]).reshape(len(test), -1)
+    return column_correlations(predicted, responses)
+
+
+def pls_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """The same by partial least squares of 25 components."""
+    predicted = np.empty_like(responses, dtype=float)
+    for train, test, scaled in _folds(features):
+        components = min(COMPONENTS, features.shape[1], len(train) - 1)
+        model = PLSRegression(components, scale=False).fit(scaled[train], responses[train])
+        predicted[test] = model.predict(scaled[test]).reshape(len(test), -1)
+    return column_correlations(predicted, responses)
+
+
+def _folds(features: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Training images, held-out ones, and the features standardised by the former."""
+    found = []
+    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(features):
+        found.append((train, test, StandardScaler().fit(features[train]).transform(features)))
+    return found
+
+
+def column_correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each column; 0 where one does not vary."""
+    left, right = left - left.mean(axis=0), right - right.mean(axis=0)
+    norms = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)
+    return (left * right).sum(axis=0) / np.where(norms > 0, norms, np.inf)
+
+
+def split_half_ceiling(responses: np.ndarray, *, splits: int = 20, seed: int = 0) -> np.ndarray:
+    """The correlation that a perfect model would have with each neuron's mean over repeats.
+
+    Args:
+        responses: [repeats, images, neurons], NaN where a repeat is missing.
+        splits: random halves to average over.
+        seed: of the halves.
+
+    Returns:
+        The square root of the reliability of the mean, by the correlation of two halves of the
+        repeats and the Spearman-Brown formula. [neurons].
+    """
+    random = np.random.default_rng(seed)
+    repeats = len(responses)
+    found = []
+    for _ in range(splits):
+        # Each image's repeats are halved on their own, since each lacks others.
+        order = random.permuted(np.broadcast_to(np.arange(repeats)[:, None], responses.shape[:2]),
+                                axis=0)  # fmt: skip
+        shuffled = np.take_along_axis(responses, order[:, :, None], axis=0)
+        present = ~np.isnan(shuffled)
+        rank = np.cumsum(present, axis=0) - 1
+        halves = []
+        for half in (0, 1):
+            chosen = present & (rank % 2 == half)
+            count = chosen.sum(axis=0)
+            total = np.where(chosen, shuffled, 0).sum(axis=0)
+            halves.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+        known = ~np.isnan(halves[0]) & ~np.isnan(halves[1])
+        found.append(
+            [
+                np.corrcoef(halves[0][known[:, n], n], halves[1][known[:, n], n])[0, 1]
+                for n in range(responses.shape[2])
+            ]
+        )
+    half = np.mean(found, axis=0)
+    return np.sqrt(np.clip(2 * half / (1 + half), 0, 1))
+
+
+def dissimilarity(features: np.ndarray) -> np.ndarray:
+    """1 less the correlation of every two images' features, [images, images]."""
+    return 1 - np.corrcoef(features)
+
+
+def upper(rdm: np.ndarray) -> np.ndarray:
+    """What stands above the diagonal, as a vector."""
+    return rdm[np.triu_indices(len(rdm), 1)]
+
+
+def rdm_similarity(features: np.ndarray, rdms: np.ndarray) -> np.ndarray:
+    """Spearman correlation of the features' dissimilarities with each subject's, [subjects]."""
+    ours = upper(dissimilarity(features))
+    return np.array([spearman(ours, upper(rdm)) for rdm in rdms])
+
+
+def spearman(left: np.ndarray, right: np.ndarray) -> float:
+    """Correlation of ranks."""
+    return float(np.corrcoef(stats.rankdata(left), stats.rankdata(right))[0, 1])
+
+
+def rdm_ceiling(rdms: np.ndarray) -> tuple[float, float]:
+    """Bounds of what a perfect model would reach (Nili et al. 2014).
+
+    Returns:
+        Mean correlation of a subject with the mean of the others, and with the mean of all; NaN for
+        a single subject.
+    """
+    if len(rdms) < 2:
+        return float("nan"), float("nan")
+    ranks = np.array([stats.rankdata(upper(rdm)) for rdm in rdms])
+    whole = ranks.mean(axis=0)
+    others = [(len(rdms) * whole - own) / (len(rdms) - 1) for own in ranks]
+    lower = [spearman(own, rest) for own, rest in zip(ranks, others, strict=True)]
+    higher = [spearman(own, whole) for own in ranks]
+    return float(np.mean(lower)), float(np.mean(higher))
+
+
+def debiased_cka(left: np.ndarray, right: np.ndarray) -> float:
+    """Linear centred kernel alignment without the bias of few images (Song et al. 2012).
+
+    Args:
+        left: [images, n].
+        right: [images, m].
+    """
+    return _hsic(left, right) / np.sqrt(_hsic(left, left) * _hsic(right, right))
+
+
+def _hsic(left: np.ndarray, right: np.ndarray) -> float:
+    count = len(left)
+    kernels = []
+    for features in (left, right):
+        kernel = features @ features.T
+        np.fill_diagonal(kernel, 0)
+        kernels.append(kernel)
+    first, second = kernels
+    ones = np.ones(count)
+    total = (ones @ first @ ones) * (ones @ second @ ones) / ((count - 1) * (count - 2))
+    cross = 2 * (ones @ first @ second @ ones) / (count - 2)
+    return float((np.sum(first * second) + total - cross) / (count * (count - 3)))

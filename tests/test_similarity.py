@@ -1,0 +1,132 @@
+"""Similarity of networks and neurons: known truth, and independent implementations."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments import similarity
+from experiments.config import UserError
+from experiments.data.neural import load_neural
+from tests.test_prepare import encoded, photo
+
+
+def linear_neurons(images=200, units=30, neurons=5, noise=0.0, seed=0):
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(images, units))
+    weights = random.normal(size=(units, neurons))
+    responses = features @ (weights / np.linalg.norm(weights, axis=0))
+    return features, responses + noise * random.normal(size=responses.shape)
+
+
+@pytest.mark.parametrize("method", [similarity.ridge_predictivity, similarity.pls_predictivity])
+def test_predictivity_is_one_for_linear_neurons_and_zero_for_noise(method):
+    features, responses = linear_neurons()
+    assert method(features, responses).min() > 0.99
+    shuffled = responses[np.random.default_rng(1).permutation(len(responses))]
+    assert np.abs(method(features, shuffled)).max() < 4 / len(responses) ** 0.5
+    # Half the variance is noise: a perfect model reaches sqrt(1/2).
+    features, responses = linear_neurons(images=3000, noise=1.0)
+    np.testing.assert_allclose(method(features, responses), 0.5**0.5, atol=0.05)
+
+
+def test_ridge_is_scikit_learns():
+    features, responses = linear_neurons(noise=0.5)
+    from sklearn.linear_model import RidgeCV
+
+    model = make_pipeline(StandardScaler(), RidgeCV(30 * 10.0 ** np.arange(-3, 3)))
+    folds = KFold(5, shuffle=True, random_state=0)
+    for neuron in range(2):
+        predicted = cross_val_predict(model, features, responses[:, neuron], cv=folds)
+        expected = stats.pearsonr(predicted, responses[:, neuron]).statistic
+        ours = similarity.ridge_predictivity(features, responses)[neuron]
+        assert ours == pytest.approx(expected, abs=1e-6)
+
+
+def test_ceiling_is_the_reliability_of_the_mean():
+    random = np.random.default_rng(0)
+    signal = random.normal(size=(1, 2000, 3))
+    responses = signal + 2 * random.normal(size=(6, 2000, 3))
+    expected = (1 / (1 + 4 / 6)) ** 0.5
+    np.testing.assert_allclose(similarity.split_half_ceiling(responses), expected, atol=0.03)
+    responses[random.uniform(size=responses.shape) < 0.3] = np.nan
+    assert np.all(similarity.split_half_ceiling(responses) < expected)
+    assert np.all(similarity.split_half_ceiling(responses) > 0.5)
+
+
+def test_dissimilarities_agree_with_scipys():
+    features = np.random.default_rng(0).normal(size=(20, 40))
+    from scipy.spatial.distance import pdist
+
+    ours = similarity.upper(similarity.dissimilarity(features))
+    np.testing.assert_allclose(ours, pdist(features, "correlation"), atol=1e-10)
+    own = similarity.dissimilarity(features)
+    scores = similarity.rdm_similarity(features, np.stack([own, own**3, -own]))
+    np.testing.assert_allclose(scores, [1, 1, -1], atol=1e-9)
+
+
+def test_ceiling_of_dissimilarities_holds_the_truth_between():
+    random = np.random.default_rng(0)
+    truth = similarity.dissimilarity(random.normal(size=(30, 20)))
+    noise = random.normal(size=(8, 30, 30))
+    subjects = truth + 0.2 * (noise + noise.swapaxes(1, 2))
+    low, high = similarity.rdm_ceiling(subjects)
+    score = np.mean([stats.spearmanr(similarity.upper(truth), similarity.upper(s)).statistic
+                     for s in subjects])  # fmt: skip
+    assert low < score < high
+    assert np.isnan(similarity.rdm_ceiling(subjects[:1])).all()
+
+
+def test_debiased_alignment_is_zero_for_strangers_and_one_for_a_rotation():
+    random = np.random.default_rng(0)
+    left = random.normal(size=(40, 200))
+    turned = left @ np.linalg.qr(random.normal(size=(200, 200)))[0]
+    assert similarity.debiased_cka(left, 3 * turned) == pytest.approx(1)
+    strangers = [
+        similarity.debiased_cka(random.normal(size=(40, 200)), random.normal(size=(40, 200)))
+        for _ in range(100)
+    ]
+    assert abs(np.mean(strangers)) < 4 * np.std(strangers) / 10
+    centred = left - 5
+    assert similarity.debiased_cka(left, centred) == pytest.approx(1)
+
+
+def archive(path, **arrays):
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(6):
+            file.writestr(f"images/{number:02}.png", encoded(photo(number), "PNG"))
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            file.writestr(f"{name}.npy", content.getvalue())
+    return path
+
+
+def test_recordings_are_read_from_their_archive(tmp_path):
+    responses, rdms = np.zeros((2, 6, 3), np.float32), np.ones((1, 6, 6))
+    loaded = load_neural(archive(tmp_path / "v4-1.zip", responses=responses, rdms_it=rdms), 16)
+    assert loaded.name == "v4-1"
+    assert loaded.images.shape == (6, 16, 16, 3)
+    assert np.abs(loaded.images[3] - np.asarray(photo(3).resize((16, 16)), float)).mean() < 20
+    np.testing.assert_array_equal(loaded.responses, responses)
+    np.testing.assert_array_equal(loaded.rdms["it"], rdms)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "lacks part of images"),
+        ({"responses": np.zeros((2, 5, 3))}, r"have shape \(2, 5, 3\); they take \[repeats, 6"),
+        ({"rdms_it": np.zeros((6, 6))}, r"have shape \(6, 6\); they take \[subjects, 6 images"),
+    ],
+)
+def test_recordings_that_do_not_fit_are_refused(arrays, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        load_neural(archive(tmp_path / "v4.zip", **arrays), 16)
+    with pytest.raises(UserError, match="which does not exist; it takes images"):
+        load_neural(tmp_path / "none.zip", 16)
