@@ -120,6 +120,17 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     assert (out / f"{name}.csv").read_text() == table
 
 
+def test_a_claim_goes_on_as_it_began(tmp_path):
+    out = ["--out", str(tmp_path / "claim")]
+    main(["dimensionality", *SHORT, "--seeds", "1", *out])
+    with pytest.raises(UserError, match=r"seeds is 2; the claim in .* has 1"):
+        main(["dimensionality", *SHORT, "--seeds", "2", *out, "--resume"])
+    with pytest.raises(UserError, match=r"claim is 'alignment'; the claim in .* has 'dimens"):
+        main(["alignment", *SHORT, "--seeds", "1", "--log-every", "300", *out, "--resume"])
+    with pytest.raises(UserError, match="which is not empty"):
+        main(["dimensionality", *SHORT, "--seeds", "1", *out])
+
+
 def test_unknown_claims_are_refused():
     with pytest.raises(UserError, match=r"claim is 'speed'; .* takes one of .'accuracy'"):
         main(["speed"])

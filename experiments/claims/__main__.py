@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import pkgutil
 import shlex
 from collections.abc import Sequence
@@ -46,15 +47,23 @@ def main(arguments: Sequence[str]) -> None:
     going = options.resume and is_same_run(options.out, config)
     data = load_in_memory(config)
     directory = open_directory(options.out, f"claim-{name}", occupied=going)
-    told = {
-        "claim": name,
-        "seeds": options.seeds,
-        "full": options.full,
-        "command": f"python -m experiments.claims {shlex.join(arguments)}",
-        "machine": machine(),
-        "versions": versions(),
-    }
-    write_json(directory / "config.json", {**dataclasses.asdict(config), **told})
+    asked = {"claim": name, "seeds": options.seeds, "full": options.full,
+             "neural": [str(path) for path in options.neural]}  # fmt: skip
+    if going:
+        there = json.loads((directory / "config.json").read_text())
+        for field, value in asked.items():
+            if there[field] != value:
+                raise UserError(
+                    f"{field} is {value!r}; the claim in {directory} has {there[field]!r}"
+                )
+    else:
+        told = {
+            **asked,
+            "command": f"python -m experiments.claims {shlex.join(arguments)}",
+            "machine": machine(),
+            "versions": versions(),
+        }
+        write_json(directory / "config.json", {**dataclasses.asdict(config), **told})
     seeds = range(config.seed, config.seed + options.seeds)
     claim.main(Study(directory, config, seeds, options.full, data, options.neural))
 
