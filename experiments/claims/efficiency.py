@@ -45,7 +45,7 @@ def one_setting(study: Study, method: str, decay: float) -> list[Row]:
                 "probes": effective_probes(study, decay),
                 "seed": seed,
                 "test_accuracy": summary["test_accuracy"],
-                "gradient_alignment": records[-1]["gradient_alignment"],
+                "credit_alignment": float(np.mean(list(records[-1]["alignment"].values()))),
                 **{f"alignment_{tap}": v for tap, v in records[-1]["alignment"].items()},
             }
         )
@@ -105,7 +105,10 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def draw(study: Study, rows: list[Row]) -> Figure:
     """Accuracy and alignment over probes."""
-    columns = {"test_accuracy": "test accuracy", "gradient_alignment": "cosine with the gradient"}
+    columns = {
+        "test_accuracy": "test accuracy",
+        "credit_alignment": "cosine of credit and exact credit, mean over taps",
+    }
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for panel, (column, told) in zip(figure.subplots(1, 2), columns.items(), strict=True):
         for method in METHODS:

@@ -1,6 +1,6 @@
 """What a data set is to the training loop, and the order of its examples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple, Protocol
@@ -122,22 +122,26 @@ def standardised(
     train: Examples, test: Examples, classes: int, *, each_channel: bool, white: float
 ) -> InMemory:
     """Standardises images by the training set's mean and deviation, over all or by channel."""
-    axis = 0 if each_channel else None
-
-    def mean_of(images: np.ndarray) -> np.ndarray:
-        # float32 within an image, where it is exact enough and fast.
-        pixels = images.reshape(len(images), -1, images.shape[-1]).mean(axis=1)
-        return pixels.mean(axis=axis, dtype=np.float64).astype(np.float32)
-
     inputs, test_inputs = (part[0].astype(np.float32) for part in (train, test))
-    mean = mean_of(inputs)
+    mean = _pixel_mean(inputs, lambda block: block, each_channel)
     for images in (inputs, test_inputs):
         images -= mean
-    scale = np.asarray(1 / np.sqrt(mean_of(np.square(inputs))))
+    scale = np.asarray(1 / np.sqrt(_pixel_mean(inputs, np.square, each_channel)))
     for images in (inputs, test_inputs):
         images *= scale
     targets, test_targets = (part[1].astype(np.int32) for part in (train, test))
     return InMemory(inputs, targets, test_inputs, test_targets, classes, white, mean, scale)
+
+
+def _pixel_mean(
+    images: np.ndarray, function: Callable[[np.ndarray], np.ndarray], each_channel: bool
+) -> np.ndarray:
+    """Mean of a function of the pixels; float32 is exact enough within a block of images."""
+    rows = images.reshape(len(images), -1)
+    blocks = (function(rows[at : at + 256]).sum(axis=0) for at in range(0, len(rows), 256))
+    pixels = sum(block.astype(np.float64) for block in blocks) / len(rows)
+    axis = 0 if each_channel else None
+    return np.reshape(pixels, (-1, images.shape[-1])).mean(axis=axis).astype(np.float32)
 
 
 def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray:
