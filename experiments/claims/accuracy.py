@@ -128,7 +128,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     bars.set_yticks(range(len(METHODS)), METHODS)
     bars.invert_yaxis()
     bars.set(title="at the end", xlabel="test accuracy")
-    figure.suptitle(f"{study.config.data}, one probe per example and step: mean and 95 % interval "
+    figure.suptitle(f"{study.data_name}, one probe per example and step: mean and 95 % interval "
                     f"of {len(study.seeds)} seeds")  # fmt: skip
     return figure
 

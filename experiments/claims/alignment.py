@@ -170,7 +170,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     panels[0].set_ylabel("share of the Jacobian inside")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    figure.suptitle(f"Jacobian and manifold, {study.config.data}: mean and range of "
+    figure.suptitle(f"Jacobian and manifold, {study.data_name}: mean and range of "
                     f"{len(study.seeds)} seeds")  # fmt: skip
     return figure
 

@@ -138,7 +138,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     panels[0].set_ylabel("dimension")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(taps), frameon=False)
-    figure.suptitle(f"Dimension of activity over width, {study.config.data}: mean and range of "
+    figure.suptitle(f"Dimension of activity over width, {study.data_name}: mean and range of "
                     f"{len(study.seeds)} seeds")  # fmt: skip
     return figure
 

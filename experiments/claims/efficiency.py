@@ -107,7 +107,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     """Accuracy and alignment over probes."""
     columns = {
         "test_accuracy": "test accuracy",
-        "credit_alignment": "cosine of credit and exact credit, mean over taps",
+        "credit_alignment": "alignment of the credit, mean over taps",
     }
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for panel, (column, told) in zip(figure.subplots(1, 2), columns.items(), strict=True):
@@ -115,9 +115,10 @@ def draw(study: Study, rows: list[Row]) -> Figure:
             some = [row for row in rows if row["method"] == method]
             band(panel, some, "probes", column, colour=COLOURS[method], label=method)
         panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.set(title=told, xlabel="probes behind an estimate of the feedback")
         panel.legend(frameon=False)
-    figure.suptitle(f"{study.config.data}, {study.config.steps} steps: mean and 95 % interval of "
+    figure.suptitle(f"{study.data_name}, {study.config.steps} steps: mean and 95 % interval of "
                     f"{len(study.seeds)} seeds")  # fmt: skip
     return figure
 

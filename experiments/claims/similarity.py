@@ -152,7 +152,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
         panel.set_title(f"{recording}: {metric}", fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(f"Similarity to recordings, trained on {study.config.data}: mean and 95 % "
+    figure.suptitle(f"Similarity to recordings, trained on {study.data_name}: mean and 95 % "
                     f"interval of {len(study.seeds)} seeds")  # fmt: skip
     return figure
 

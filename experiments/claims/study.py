@@ -148,6 +148,11 @@ class Study(NamedTuple):
     data: InMemory
     neural: tuple[Path, ...] = ()
 
+    @property
+    def data_name(self) -> str:
+        """The data set's name, for figures: of a folder or an archive, its own."""
+        return Path(self.config.data_path).name.split(".")[0] or self.config.data
+
     def part(self, name: str, make: Callable[[], list[Row]]) -> list[Row]:
         """Measures one part, or reads it where an earlier run has left it."""
         path = self.directory / "parts" / f"{name}.json"
