@@ -52,6 +52,14 @@ def test_shares_accumulate_and_angles_are_those_of_the_row_space():
     np.testing.assert_allclose(np.abs(leading), [[0.6], [0.8], [0], [0]], atol=1e-6)
 
 
+def test_a_silenced_network_has_no_share():
+    jacobian = jax.numpy.zeros((3, 4))
+    assert np.isnan(alignment._cumulative(jacobian, jax.numpy.eye(4))).all()
+    assert alignment._leading_directions(jacobian).shape == (4, 0)
+    assert judge("s", "q", [1.0, float("nan"), 1.1, 0.9]).verdict == "supported"
+    assert judge("s", "q", [float("nan")]).verdict == "undecided"
+
+
 def test_probes_for_equal_accuracy_are_a_ratio():
     """Curves alike but for a factor of 8 in probes."""
     probes = 2.0 ** np.arange(6, 14)

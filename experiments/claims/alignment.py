@@ -61,25 +61,29 @@ def measure(config: Config, data: InMemory, params: Any) -> list[Row]:
                     "share": inside[d - 1],
                     "random": outside[d - 1],
                     "line": d / units,
-                    "largest_cosine": float(cosines.max()),
-                    "mean_square_cosine": float((cosines**2).sum() / leading.shape[1]),
+                    "largest_cosine": float(cosines.max(initial=0)),
+                    "mean_square_cosine": float((cosines**2).sum() / max(leading.shape[1], 1)),
                 }
             )
     return rows
 
 
 def _cumulative(jacobian: jax.Array, basis: jax.Array) -> list[float]:
-    """Share of the squared norm inside the first d directions, for every d."""
+    """Share of the squared norm inside the first d directions, for every d.
+
+    It is NaN for a Jacobian of zeros, as where training has silenced what follows.
+    """
     squares = ((jacobian @ basis) ** 2).sum(axis=0)
     return [float(share) for share in jnp.cumsum(squares) / (jacobian**2).sum()]
 
 
 def _leading_directions(jacobian: jax.Array) -> np.ndarray:
-    """Right singular vectors of the Jacobians of all examples, [n, LEADING]."""
+    """Right singular vectors of the Jacobians of all examples, [n, at most LEADING]."""
     rows = np.asarray(jacobian, np.float64)
     values, vectors = np.linalg.eigh(rows @ rows.T)
     keep = min(LEADING, int((values > 1e-9 * values[-1]).sum()))
-    return rows.T @ vectors[:, -keep:] / np.sqrt(values[-keep:])
+    first = len(values) - keep
+    return rows.T @ vectors[:, first:] / np.sqrt(values[first:])
 
 
 def one_network(study: Study, labels: str, seed: int) -> list[Row]:
@@ -108,7 +112,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
             if (row["labels"], row["step"], row["seed"]) == (labels, step, seed)
             and row["dimension"] == rank < row["units"]
         ]
-        return float(np.mean(values))
+        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
     def difference(left: tuple[str, str, int], right: tuple[str, str, int]) -> list[float]:
         return [mean_over_taps(*left, seed) - mean_over_taps(*right, seed) for seed in study.seeds]
@@ -161,6 +165,10 @@ def draw(study: Study, rows: list[Row]) -> Figure:
             values = np.array(
                 [[row[column] for row in some if row["dimension"] == d] for d in dimensions]
             )
+            # A silenced network has no share.
+            values = values[:, np.isfinite(values).all(axis=0)]
+            if not values.size:
+                continue
             panel.plot(dimensions, values.mean(axis=1), label=label, **style)
             panel.fill_between(dimensions, values.min(axis=1), values.max(axis=1),
                                color=style["color"], alpha=0.2, linewidth=0)  # fmt: skip

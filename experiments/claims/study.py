@@ -71,9 +71,11 @@ def judge(statement: str, quantity: str, samples: Any) -> Verdict:
 
     Returns:
         "supported" where the 95 % Student interval of the mean lies above zero, "not supported"
-        where it lies below, otherwise "undecided", as with one seed.
+        where it lies below, otherwise "undecided", as with one seed. Seeds without a value (NaN)
+        are left out.
     """
     values = np.asarray(samples, float)
+    values = values[np.isfinite(values)]
     mean, low, high = student_interval(values)
     verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
     test = f"95 % Student interval of the mean over {len(values)} seeds"
@@ -106,8 +108,9 @@ def judge_resampled(
 
 def student_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean and its 95 % interval; without bounds for a single value."""
-    mean, count = float(values.mean()), len(values)
-    if count == 1:
+    count = len(values)
+    mean = float(values.mean()) if count else float("nan")
+    if count < 2:
         return mean, -np.inf, np.inf
     half = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5
     return mean, float(mean - half), float(mean + half)
