@@ -112,7 +112,8 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
             if (row["labels"], row["step"], row["seed"]) == (labels, step, seed)
             and row["dimension"] == rank < row["units"]
         ]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        # NaN where a tap is silenced: the mean of others is no match for that of all.
+        return float(np.mean(values))
 
     def difference(left: tuple[str, str, int], right: tuple[str, str, int]) -> list[float]:
         return [mean_over_taps(*left, seed) - mean_over_taps(*right, seed) for seed in study.seeds]
