@@ -1,7 +1,6 @@
 """What the benchmarks share: command line, progress, intervals, timing, tables and figures."""
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import files
 from experiments.machine import machine
 from experiments.memory import keep_memory
 
@@ -124,13 +124,8 @@ def median_interval(values: np.ndarray) -> dict[str, float]:
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows as CSV; columns in the order in which they first occur."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    """Writes rows as CSV, with six digits."""
+    files.write_table(path, rows, ".6g")
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:

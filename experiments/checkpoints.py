@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from experiments.config import UserError
+from experiments.files import write_whole
 
 KEPT = 2
 MANIFESTS = "manifests"
@@ -121,9 +122,8 @@ class Checkpoints:
         whole = {path.name for path in self._directory.iterdir() if path.name.isdecimal()}
         listed = {path.stem for path in self._manifests.glob("*.json")}
         for step in whole - listed:
-            temporary = self._manifests / f"{step}.tmp"
-            temporary.write_text(json.dumps(_digests(self._directory / step), indent=1))
-            temporary.rename(self._manifests / f"{step}.json")
+            digests = json.dumps(_digests(self._directory / step), indent=1)
+            write_whole(self._manifests / f"{step}.json", digests)
         for step in listed - whole:
             (self._manifests / f"{step}.json").unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.config import Stopped, UserError, config_names, load_config
+from experiments.files import write_whole
 from experiments.memory import keep_memory
 
 Options = TypeVar("Options")
@@ -87,13 +88,7 @@ def open_directory(out: Path | None, name: str, *, occupied: bool = False) -> Pa
 
 def write_json(path: Path, value: Any) -> None:
     """Writes one JSON file, whole or not at all."""
-    _write(path, json.dumps(value, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -103,7 +98,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     """Writes ``metrics.jsonl``, whole or not at all."""
-    _write(path, "".join(json.dumps(record) + "\n" for record in records))
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -1,6 +1,5 @@
 """Trains several methods alike: ``python -m experiments.compare CONFIG [--estimators ...]``."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from experiments.command import Reporter, open_directory, parse, run_command, wr
 from experiments.config import Config, UserError
 from experiments.cost import step_costs
 from experiments.data import load
+from experiments.files import write_table
 from experiments.methods import check_method
 from experiments.train import is_same_run, run_or_read
 from experiments.trainer import make_trainer
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     print("measuring the cost of a step, all methods in turn", flush=True)
     costs = step_costs(trainers, config, data)
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in names]
-    _write_csv(directory / "comparison.csv", rows)
+    write_table(directory / "comparison.csv", rows, ".4f")
     figures.draw_all(directory, runs, {name: costs[name] for name in names})
     figures.draw_overview(directory / "comparison.png", runs, costs, chance=1 / data.classes)
     console.print(_table(rows))
@@ -104,15 +104,6 @@ def _row(
         values = [figures.measurement(r, path) for records in runs for r in records[1:]]
         row[column] = float(np.mean(values))
     return row
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

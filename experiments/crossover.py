@@ -12,7 +12,6 @@ mean squared norm of the examples' Jacobians over that of their mean, the estima
 denominators: d/n when probes are few, 1 when they are many.
 """
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from experiments.command import open_directory, parse, run_command, write_json
 from experiments.config import Config
 from experiments.data import InMemory, batches, load_in_memory
+from experiments.files import write_table
 from experiments.loop import through_training
 from experiments.trainer import build_model, loss_fn
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
@@ -82,10 +82,7 @@ def main(arguments: Sequence[str]) -> None:
             )
             rows += [{"width": width, "seed": seed, **row} for row in measure(wide, data, options)]
             print(f"width {width}, seed {seed}: measured", flush=True)
-    with (directory / "crossover.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(directory / "crossover.csv", rows)
     _draw_law(directory / "crossover.png", rows)
     _draw_map(directory / "map.png", rows)
     ahead = [row["nmnc"] > row["vnc"] for row in rows]

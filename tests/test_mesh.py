@@ -1,5 +1,6 @@
 """Many devices give the numbers of one; several processes train as one."""
 
+import dataclasses
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ def _promotion_that_optax_takes():
 
 
 def trained(steps=3, **changes):
-    config = CONFIG.__class__(**{**CONFIG.__dict__, **changes})
+    config = dataclasses.replace(CONFIG, **changes)
     data = load(config)
     trainer = make_trainer(config, data)
     state = trainer.init(0)
@@ -75,7 +76,7 @@ def test_feedback_of_all_units_is_divided_too():
 
 
 def test_a_batch_is_joined_from_its_rows():
-    devices = make_devices(CONFIG.__class__(**{**CONFIG.__dict__, "devices": 8}))
+    devices = make_devices(dataclasses.replace(CONFIG, devices=8))
     images = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     inputs, targets = devices.gather(lambda rows: (images[rows], rows), np.arange(24)[::-1])
     np.testing.assert_array_equal(inputs, images[::-1])
@@ -95,7 +96,7 @@ def test_a_batch_is_joined_from_its_rows():
 )
 def test_layouts_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        make_devices(CONFIG.__class__(**{**CONFIG.__dict__, **changes}))
+        make_devices(dataclasses.replace(CONFIG, **changes))
 
 
 def start_processes(out, *more):

@@ -1,6 +1,5 @@
 """What the claims share: seeds, parts that are kept, intervals, verdicts, tables and figures."""
 
-import csv
 import dataclasses
 import json
 from collections.abc import Callable
@@ -11,11 +10,12 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from experiments.command import write_json
 from experiments.config import Config
 from experiments.data import InMemory
+from experiments.figures import interval
+from experiments.files import write_table
 
 Row = dict[str, Any]
 
@@ -76,10 +76,8 @@ def judge(statement: str, quantity: str, samples: Any) -> Verdict:
     """
     values = np.asarray(samples, float)
     values = values[np.isfinite(values)]
-    mean, low, high = student_interval(values)
-    verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
     test = f"95 % Student interval of the mean over {len(values)} seeds"
-    return Verdict(statement, verdict, quantity, mean, low, high, test)
+    return _verdict(statement, quantity, *student_interval(values), test)
 
 
 def judge_resampled(
@@ -101,9 +99,15 @@ def judge_resampled(
         for _ in range(resamples)
     ]
     low, high = (float(end) for end in np.percentile(means, [2.5, 97.5]))
-    verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
     test = f"95 % bootstrap interval over {seeds} seeds and {neurons} neurons"
-    return Verdict(statement, verdict, quantity, float(values.mean()), low, high, test)
+    return _verdict(statement, quantity, float(values.mean()), low, high, test)
+
+
+def _verdict(
+    statement: str, quantity: str, mean: float, low: float, high: float, test: str
+) -> Verdict:
+    verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
+    return Verdict(statement, verdict, quantity, mean, low, high, test)
 
 
 def student_interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -112,8 +116,8 @@ def student_interval(values: np.ndarray) -> tuple[float, float, float]:
     mean = float(values.mean()) if count else float("nan")
     if count < 2:
         return mean, -np.inf, np.inf
-    half = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5
-    return mean, float(mean - half), float(mean + half)
+    low, _, high = interval(values[:, None])
+    return mean, float(low[0]), float(high[0])
 
 
 def band(panel: Axes, rows: list[Row], x: str, y: str, *, colour: str, label: str) -> np.ndarray:
@@ -169,11 +173,7 @@ class Study(NamedTuple):
 
     def finish(self, name: str, rows: list[Row], verdicts: list[Verdict], figure: Figure) -> None:
         """Writes the table, the figure and the verdicts, and prints the last."""
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        with (self.directory / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(self.directory / f"{name}.csv", rows)
         figure.savefig(self.directory / f"{name}.png", dpi=130)
         write_json(self.directory / "verdicts.json", [verdict._asdict() for verdict in verdicts])
         for verdict in verdicts:

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.config import UserError
 from experiments.data.archives import Archive
-from experiments.data.dataset import Examples, InMemory, standardised
+from experiments.data.dataset import Examples, InMemory, held_out, standardised
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 IMAGENET = "https://image-net.org/download-images (after registration)"
@@ -97,10 +97,7 @@ def load_cifar10(data_dir: Path, validation: bool) -> InMemory:
     train_source, test_source = open_sources("cifar10", data_dir)
     train = _whole(train_source)
     if validation:
-        order = np.random.default_rng(0).permutation(len(train[0]))
-        held = len(order) // 10
-        parts = [(train[0][part], train[1][part]) for part in (order[held:], order[:held])]
-        train, test = parts
+        train, test = held_out(train)
     else:
         test = _whole(test_source)
     return standardised(train, test, 10, each_channel=True, white=255)

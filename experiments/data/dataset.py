@@ -118,6 +118,14 @@ class InMemory(NamedTuple):
         return inputs
 
 
+def held_out(train: Examples) -> tuple[Examples, Examples]:
+    """Parts a training set, at random but always alike, into nine tenths and the rest."""
+    order = np.random.default_rng(0).permutation(len(train[0]))
+    held = len(order) // 10
+    kept, rest = ((train[0][part], train[1][part]) for part in (order[held:], order[:held]))
+    return kept, rest
+
+
 def standardised(
     train: Examples, test: Examples, classes: int, *, each_channel: bool, white: float
 ) -> InMemory:

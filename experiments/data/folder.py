@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.config import UserError
 from experiments.data.archives import check_path, members
-from experiments.data.dataset import InMemory, standardised
+from experiments.data.dataset import InMemory, held_out, standardised
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {"train": "train", "test": "test", "val": "test"}
@@ -58,9 +58,7 @@ def load_folder(path: Path, image_size: int | None, validation: bool, cache: Pat
         test = stored["test_images"], stored["test_targets"]
         classes = len(stored["classes"])
     if validation:
-        order = np.random.default_rng(0).permutation(len(train[0]))
-        held = len(order) // 10
-        train, test = ((train[0][p], train[1][p]) for p in (order[held:], order[:held]))
+        train, test = held_out(train)
     return standardised(train, test, classes, each_channel=True, white=255)
 
 
@@ -95,6 +93,22 @@ def files_of(path: Path) -> Iterator[tuple[str, bytes]]:
         yield from members(path, path.name)
 
 
+def picture(content: bytes, told: str, side: int | None) -> np.ndarray:
+    """Decodes an image as colours, [height, width, 3]; resized to a square if `side` is given.
+
+    Raises:
+        UserError: if it cannot be read; `told` names it.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            colours = image.convert("RGB")
+            if side is not None:
+                colours = colours.resize((side, side), Image.Resampling.BILINEAR)
+            return np.asarray(colours)
+    except OSError as error:
+        raise UserError(f"{told} cannot be read: {error}") from error
+
+
 def _member(name: str, content: bytes) -> Member:
     """Splits a path; what lies above the split's folder does not count."""
     parts = PurePosixPath(name).parts
@@ -126,14 +140,7 @@ def _decode(path: Path, image_size: int | None) -> dict[str, np.ndarray]:
     found.sort()
 
     def read(member: Member) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(member.content)) as image:
-                colours = image.convert("RGB")
-                if image_size is not None:
-                    colours = colours.resize((image_size, image_size), Image.Resampling.BILINEAR)
-                return np.asarray(colours)
-        except OSError as error:
-            raise UserError(f"{member.path} in {path} cannot be read: {error}") from error
+        return picture(member.content, f"{member.path} in {path}", image_size)
 
     images = _shown(read, found, f"decoding {path.name}")
     size = images[0].shape

@@ -5,10 +5,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from experiments.config import UserError
-from experiments.data.folder import SUFFIXES, files_of
+from experiments.data.folder import SUFFIXES, files_of, picture
 
 LAYOUT = "images/*.{jpg,jpeg,png} with responses.npy or rdms_*.npy"
 
@@ -42,7 +41,7 @@ def load_neural(path: Path, side: int) -> Neural:
     for name, content in files_of(path):
         file = PurePosixPath(name)
         if file.suffix.lower() in SUFFIXES:
-            pictures[name] = _picture(content, name, side)
+            pictures[name] = picture(content, name, side)
         elif file.suffix == ".npy":
             arrays[file.stem] = np.load(io.BytesIO(content), allow_pickle=False)
     rdms = {name.removeprefix("rdms_"): a for name, a in arrays.items() if name.startswith("rdms_")}
@@ -63,12 +62,3 @@ def load_neural(path: Path, side: int) -> Neural:
             )
     images = np.stack([pictures[name] for name in sorted(pictures)])
     return Neural(path.name.split(".")[0], images, responses, rdms)
-
-
-def _picture(content: bytes, name: str, side: int) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(square)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error}") from error
