@@ -15,6 +15,7 @@ Costs = dict[str, dict[str, float]]
 COLOURS = {
     "backprop": "black",
     "nmnc": "tab:red",
+    "nmnc_unrotated": "salmon",
     "vnc": "tab:blue",
     "dfa": "tab:gray",
     "random_subspace": "tab:green",

@@ -4,17 +4,20 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+from jax import lax
+
 import nmnc_jax
 from experiments.config import Config, UserError
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.shapes import TapShape
-from nmnc_jax.types import ApplyFn, LossFn
+from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
 
 METHODS = (
     "backprop",
     "dfa",
     "vnc",
     "nmnc",
+    "nmnc_unrotated",
     "random_subspace",
     "node_perturbation",
     "node_perturbation_manifold",
@@ -83,6 +86,9 @@ def build_estimator(
         "dfa": lambda: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn, seed=config.seed),
         "vnc": lambda: with_feedback(nmnc_jax.isotropic()),
         "nmnc": lambda: with_feedback(components),
+        "nmnc_unrotated": lambda: unrotated(
+            apply_fn, with_feedback(components._replace(update=None)), components
+        ),
         "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
         "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=probe),
         "node_perturbation_manifold": lambda: nmnc_jax.node_perturbation(
@@ -99,3 +105,29 @@ def build_estimator(
         ),
     }
     return makers[check_method(config.estimator)]()
+
+
+def unrotated(apply_fn: ApplyFn, estimator: Estimator, subspace: nmnc_jax.Subspace) -> Estimator:
+    """Moves the bases of noise correlation without carrying the feedback over to the new ones.
+
+    It shows what the rotation is for: the same coordinates then stand for other directions.
+
+    Args:
+        apply_fn: the model.
+        estimator: noise correlation whose bases would not move.
+        subspace: how they are to move.
+    """
+    move = subspace.update
+    assert move is not None
+
+    def estimate(key: Array, params: Params, batch: Batch, state: Any) -> tuple[Any, Any, Any]:
+        def moved(bases: dict[str, Any]) -> dict[str, Any]:
+            _, activations = nmnc_jax.run(apply_fn, params, batch[0])
+            return {name: move(old, activations[name].reshape(len(batch[0]), -1))
+                    for name, old in bases.items()}  # fmt: skip
+
+        due = (state.step > 0) & (state.step % subspace.update_every == 0)
+        bases = lax.cond(due, moved, lambda bases: bases, state.subspace)
+        return estimator.estimate(key, params, batch, state._replace(subspace=bases))
+
+    return Estimator(estimator.init, estimate)

@@ -15,18 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.activity import fixed_images, recorder
 from experiments.claims.study import Row, Study, Verdict, judge
 from experiments.config import Config
 from experiments.data import InMemory
 from experiments.loop import through_training
 from experiments.trainer import build_model
-from nmnc_jax import pca, random_subspace, run
+from nmnc_jax import pca, random_subspace
 from nmnc_jax.diagnostics import exact_jacobian
-from nmnc_jax.shapes import flatten, tap_shapes
 
 DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 600, "log_every": 600}
 LARGEST = 512
-EXAMPLES = 2048
 JACOBIANS = 48
 LEADING = 10
 
@@ -34,16 +33,15 @@ LEADING = 10
 def measure(config: Config, data: InMemory, params: Any) -> list[Row]:
     """Shares and angles at every tap of a network, on fixed training images."""
     apply_fn: Any = build_model(config, data.classes).apply
-    chosen = np.random.default_rng(0).permutation(data.train_size)[:EXAMPLES]
-    inputs = jnp.asarray(data.train_inputs[chosen])
-    activations = jax.jit(lambda p, x: run(apply_fn, p, x)[1])(params, inputs)
-    jacobians = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))(params, inputs[:JACOBIANS])
-    shapes = tap_shapes(apply_fn, params, inputs)
+    inputs = fixed_images(data)
+    activations = recorder(config, data, params)(inputs)
+    some = jnp.asarray(inputs[:JACOBIANS])
+    jacobians = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))(params, some)
     rows: list[Row] = []
-    for name, shape in shapes.items():
-        units = shape.units
+    for name, rowed in activations.items():
+        activity = jnp.asarray(rowed)
+        units = activity.shape[1]
         rank = min(LARGEST, units)
-        activity = flatten(shape, activations[name])
         jacobian = jacobians[name].reshape(-1, units)
         components = pca(rank).init(name, activity).basis
         anywhere = random_subspace(rank).init(name, activity).basis

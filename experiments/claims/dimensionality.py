@@ -10,20 +10,17 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 
-from experiments.claims.study import Row, Study, Verdict, judge, student_interval
+from experiments.activity import fixed_images, recorder
+from experiments.claims.study import Row, Study, Verdict, judge, student_interval, widened
 from experiments.loop import through_training
-from experiments.trainer import build_model
-from nmnc_jax import run
 from nmnc_jax.diagnostics import participation_ratio
 
 DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 300, "log_every": 300}
-EXAMPLES = 2048
 VARIANCES = (90, 95, 99)
 MEASURES = {
     "participation_ratio": "participation ratio",
@@ -70,19 +67,10 @@ def measure(activity: np.ndarray) -> Row:
 
 def one_network(study: Study, width: float, seed: int) -> list[Row]:
     """Rows of one network, of `width` times the configuration's units."""
-    config = dataclasses.replace(
-        study.config,
-        features=tuple(int(width * units) for units in study.config.features),
-        dense=int(width * study.config.dense),
-        seed=seed,
-    )
+    config = dataclasses.replace(widened(study.config, width), seed=seed)
     data = study.data
     ((_, params),) = through_training(config, data, [config.steps])
-    apply_fn: Any = build_model(config, data.classes).apply
-    chosen = np.random.default_rng(0).permutation(data.train_size)[:EXAMPLES]
-    inputs = jnp.asarray(data.train_inputs[chosen])
-    activations = jax.jit(lambda p, x: run(apply_fn, p, x)[1])(params, inputs)
-    found = {name: np.asarray(a).reshape(len(inputs), -1) for name, a in activations.items()}
+    found = recorder(config, data, params)(fixed_images(data))
     return [
         {"width": width, "seed": seed, "tap": name, "units": activity.shape[1], **measure(activity)}
         for name, activity in found.items()

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims.study import Row, Study, Verdict, band, judge
+from experiments.claims.study import Row, Study, Verdict, band, effective_probes, judge, trained
 from experiments.figures import COLOURS
-from experiments.loop import train
-from experiments.trainer import make_trainer
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256, "alignment_batch": 1024}
 METHODS = ("nmnc", "vnc")
@@ -23,33 +21,11 @@ DECAYS = (0.0, 0.5, 0.9, 0.97)
 ALL_DECAYS = (0.0, 0.5, 0.8, 0.9, 0.97, 0.99)
 
 
-def effective_probes(study: Study, decay: float) -> float:
-    """Probes behind one estimate of the feedback."""
-    config = study.config
-    return config.batch * config.probes * (1 + decay) / (1 - decay)
-
-
 def one_setting(study: Study, method: str, decay: float) -> list[Row]:
-    """Every seed of a method at one decay; they share what is compiled."""
+    """Every seed of a method at one decay."""
     config = dataclasses.replace(study.config, estimator=method, feedback_decay=decay)
-    trainer = make_trainer(config, study.data)
-    rows: list[Row] = []
-    for seed in study.seeds:
-        records: list[Row] = []
-        run = dataclasses.replace(config, seed=seed)
-        summary = train(trainer, run, study.data, records.append)
-        rows.append(
-            {
-                "method": method,
-                "decay": decay,
-                "probes": effective_probes(study, decay),
-                "seed": seed,
-                "test_accuracy": summary["test_accuracy"],
-                "credit_alignment": float(np.mean(list(records[-1]["alignment"].values()))),
-                **{f"alignment_{tap}": v for tap, v in records[-1]["alignment"].items()},
-            }
-        )
-    return rows
+    told = {"method": method, "decay": decay, "probes": effective_probes(config)}
+    return [{**told, **row} for row in trained(study, config)]
 
 
 def values(rows: list[Row], column: str, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:

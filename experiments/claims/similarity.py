@@ -11,32 +11,21 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import similarity
+from experiments.activity import recorder
 from experiments.claims.study import Row, Study, Verdict, band, judge, judge_resampled
-from experiments.config import Config, UserError
+from experiments.config import UserError
 from experiments.data.neural import Neural, load_neural
 from experiments.figures import COLOURS
 from experiments.loop import through_training
-from experiments.trainer import build_model
-from nmnc_jax import run
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256}
 RULES = ("backprop", "nmnc", "vnc", "dfa")
 UNTRAINED = "untrained"
 PLAIN = {UNTRAINED: "tab:green", "pixels": "black"}
-
-
-def features_of(config: Config, study: Study, params: Any, images: np.ndarray) -> dict[str, Any]:
-    """Activity at each tap, [images, n], in the order of the network."""
-    apply_fn: Any = build_model(config, study.data.classes).apply
-    inputs = jnp.asarray(study.data.presented(images))
-    activations = jax.jit(lambda p, x: run(apply_fn, p, x)[1])(params, inputs)
-    return {name: np.asarray(a, float).reshape(len(images), -1) for name, a in activations.items()}
 
 
 def compare(features: np.ndarray, recording: Neural) -> list[Row]:
@@ -63,11 +52,12 @@ def one_network(study: Study, recordings: list[Neural], rule: str, seed: int) ->
     steps = 0 if rule == UNTRAINED else study.config.steps
     config = dataclasses.replace(study.config, estimator=estimator, seed=seed)
     ((_, params),) = through_training(config, study.data, [steps])
+    activity = recorder(config, study.data, params)
     return [
         {"rule": rule, "seed": seed, "tap": tap, **row}
         for recording in recordings
-        for tap, features in features_of(config, study, params, recording.images).items()
-        for row in compare(features, recording)
+        for tap, features in activity(study.data.presented(recording.images)).items()
+        for row in compare(features.astype(float), recording)
     ]
 
 

@@ -16,6 +16,8 @@ from experiments.config import Config
 from experiments.data import InMemory
 from experiments.figures import interval
 from experiments.files import write_table
+from experiments.loop import train
+from experiments.trainer import make_trainer
 
 Row = dict[str, Any]
 
@@ -183,3 +185,41 @@ class Study(NamedTuple):
                 f"[{verdict.low:.3g}, {verdict.high:.3g}] ({verdict.test})"
             )
         print(f"figure: {self.directory / f'{name}.png'}")
+
+
+def effective_probes(config: Config) -> float:
+    """Probes behind one estimate of the feedback: this step's, and earlier ones' as they count."""
+    decay = config.feedback_decay
+    return config.batch * config.probes * (1 + decay) / (1 - decay)
+
+
+def trained(study: Study, config: Config) -> list[Row]:
+    """Trains a network of every seed; they share what is compiled.
+
+    Returns:
+        For each seed: test accuracy, and alignment of the credit, at each tap and in the mean.
+    """
+    trainer = make_trainer(config, study.data)
+    rows: list[Row] = []
+    for seed in study.seeds:
+        records: list[Row] = []
+        train(trainer, dataclasses.replace(config, seed=seed), study.data, records.append)
+        alignments = records[-1]["alignment"]
+        rows.append(
+            {
+                "seed": seed,
+                "test_accuracy": records[-1]["test_accuracy"],
+                "credit_alignment": float(np.mean(list(alignments.values()))),
+                **{f"alignment_{tap}": value for tap, value in alignments.items()},
+            }
+        )
+    return rows
+
+
+def widened(config: Config, width: float) -> Config:
+    """A configuration of `width` times the hidden units or channels."""
+    return dataclasses.replace(
+        config,
+        features=tuple(int(width * units) for units in config.features),
+        dense=int(width * config.dense),
+    )

@@ -5,7 +5,7 @@ python -m experiments.train cifar10 --estimator nmnc
 or, from a folder or an archive of images (train/<class>/, test/<class>/) in place of the prepared
 set: python -m experiments.train cifar10 --data folder --data-path PATH
 
-Settings chosen here; run on a JPEG copy of CIFAR-10, not yet on the original.
+Settings chosen here, rank and decay on held-out training images; run on a JPEG copy of CIFAR-10, not yet on the original.
 """
 
 from experiments.config import Config
@@ -15,7 +15,8 @@ config = Config(
     model="conv",
     features=(32, 32, 64),
     strides=(2, 2, 1),
-    rank=256,
+    rank=512,
+    feedback_decay=0.97,
     basis_update_every=200,
     basis_decay=0.7,
     steps=4000,

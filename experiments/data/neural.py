@@ -9,7 +9,7 @@ import numpy as np
 from experiments.config import UserError
 from experiments.data.folder import SUFFIXES, files_of, picture
 
-LAYOUT = "images/*.{jpg,jpeg,png} with responses.npy or rdms_*.npy"
+LAYOUT = "images/*.{jpg,jpeg,png} with responses.npy, an assembly (*.nc) or rdms_*.npy"
 
 
 class Neural(NamedTuple):
@@ -38,12 +38,23 @@ def load_neural(path: Path, side: int) -> Neural:
         raise UserError(f"neural is {path}, which does not exist; it takes {LAYOUT}")
     pictures: dict[str, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
+    stimuli: list[str] = []
     for name, content in files_of(path):
         file = PurePosixPath(name)
         if file.suffix.lower() in SUFFIXES:
             pictures[name] = picture(content, name, side)
         elif file.suffix == ".npy":
             arrays[file.stem] = np.load(io.BytesIO(content), allow_pickle=False)
+        elif file.suffix == ".nc":
+            from experiments.assemblies import read_assembly
+
+            stimuli, arrays["responses"] = read_assembly(content, name)
+    if stimuli:
+        by_stem = {PurePosixPath(name).stem: image for name, image in pictures.items()}
+        missing = [stimulus for stimulus in stimuli if stimulus not in by_stem]
+        if missing:
+            raise UserError(f"neural is {path}, which has no image of stimulus {missing[0]!r}")
+        pictures = {stimulus: by_stem[stimulus] for stimulus in stimuli}
     rdms = {name.removeprefix("rdms_"): a for name, a in arrays.items() if name.startswith("rdms_")}
     responses = arrays.get("responses")
     if not pictures or (responses is None and not rdms):

@@ -1,0 +1,163 @@
+"""Trained networks behind Brain-Score's model interface. Needs the `brainscore` extra.
+
+Brain-Score itself is not needed, and not installed by it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.activity import recorder
+from experiments.assemblies import xarray
+from experiments.checkpoints import Checkpoints
+from experiments.config import Config, UserError
+from experiments.data import load_in_memory
+from experiments.data.folder import picture
+from experiments.loop import last_position
+from experiments.trainer import make_trainer
+
+
+class NetworkModel:
+    """A trained network as Brain-Score's benchmarks see a subject.
+
+    It has what their public interface asks for: `identifier`, `visual_degrees`, `start_recording`
+    and `look_at`; it does no tasks. Responses are those of the tap that stands for the region asked
+    for, the same in every time bin, as the network has no time of its own.
+
+    Attributes:
+        identifier: the model's name.
+
+    Example:
+        >>> model = NetworkModel.from_run(
+        ...     Path("runs/cifar10-nmnc"), regions={"V4": "conv2"})  # doctest: +SKIP
+        >>> model.start_recording("V4", time_bins=[(70, 170)])  # doctest: +SKIP
+        >>> model.look_at(stimuli).dims  # doctest: +SKIP
+        ('presentation', 'neuroid', 'time_bin')
+    """
+
+    def __init__(
+        self,
+        identifier: str,
+        activity: Callable[[np.ndarray], Mapping[str, Any]],
+        *,
+        side: int,
+        regions: Mapping[str, str],
+        degrees: int = 8,
+        assembly: Callable[..., Any] = xarray.DataArray,
+    ):
+        """Wraps a network.
+
+        Args:
+            identifier: the model's name.
+            activity: pictures, uint8 [images, side, side, 3], to activity by tap name, [images, n].
+            side: of the pictures that the network takes.
+            regions: region (V1, V2, V4, IT) to the tap that stands for it.
+            degrees: of the visual field that an image covers.
+            assembly: makes what `look_at` returns; brainio's NeuroidAssembly where it is installed.
+        """
+        self.identifier = identifier
+        self._activity, self._side, self._regions = activity, side, dict(regions)
+        self._degrees, self._assembly = degrees, assembly
+        self._tap = ""
+        self._bins: list[tuple[int, int]] = []
+
+    @classmethod
+    def from_run(cls, directory: Path, *, regions: Mapping[str, str], **options: Any):
+        """Wraps the network that ``python -m experiments.train --out DIR`` has left.
+
+        Args:
+            directory: the run's.
+            regions: region to the tap that stands for it.
+            **options: as the class takes them.
+
+        Raises:
+            UserError: if the directory holds no run, or a region's tap is unknown.
+        """
+        if not (directory / "config.json").exists():
+            raise UserError(f"{directory} holds no run; make one with --out")
+        fields: dict[str, Any] = json.loads((directory / "config.json").read_text())
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        config = Config(**fields)
+        data = load_in_memory(config)
+        checkpoints = Checkpoints(directory / "checkpoints", print)
+        try:
+            found = last_position(make_trainer(config, data), config, checkpoints)
+        finally:
+            checkpoints.close()
+        if found is None:
+            raise UserError(f"{directory} holds no checkpoint")
+        record = recorder(config, data, found[1].state.params)
+
+        def activity(images: np.ndarray) -> dict[str, np.ndarray]:
+            return record(data.presented(images))
+
+        side = data.train_inputs.shape[1]
+        taps = activity(np.zeros((1, side, side, 3), np.uint8))
+        for region, tap in regions.items():
+            if tap not in taps:
+                raise UserError(f"regions[{region!r}] is {tap!r}; the network has {sorted(taps)}")
+        return cls(directory.name, activity, side=side, regions=regions, **options)
+
+    def visual_degrees(self) -> int:
+        """Degrees of the visual field that an image covers."""
+        return self._degrees
+
+    def start_task(self, task: Any, fitting_stimuli: Any = None) -> None:
+        """Refuses: the network answers no questions.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(f"task is {task!r}; this model records only")
+
+    def start_recording(self, recording_target: Any, time_bins: Sequence[tuple[int, int]]) -> None:
+        """Chooses the region and the time bins of what follows.
+
+        Raises:
+            ValueError: if no tap stands for the region.
+        """
+        region = getattr(recording_target, "name", recording_target)
+        if region not in self._regions:
+            raise ValueError(
+                f"recording_target is {region!r}; this model takes {sorted(self._regions)}"
+            )
+        self._tap, self._bins = self._regions[region], list(time_bins)
+
+    def look_at(self, stimuli: Any, number_of_trials: int = 1) -> Any:
+        """Shows stimuli.
+
+        Args:
+            stimuli: a stimulus set: a table with the column stimulus_id, and ``get_stimulus(id)``
+                giving a file's path.
+            number_of_trials: ignored: every trial is the same.
+
+        Returns:
+            An assembly, presentation x neuroid x time_bin.
+
+        Raises:
+            ValueError: before `start_recording`.
+        """
+        if not self._tap:
+            raise ValueError("look_at before start_recording")
+        names = list(stimuli["stimulus_id"])
+        pictures = []
+        for name in names:
+            path = Path(stimuli.get_stimulus(name))
+            pictures.append(picture(path.read_bytes(), str(path), self._side))
+        rows = np.asarray(self._activity(np.stack(pictures))[self._tap])
+        starts, ends = zip(*self._bins, strict=True)
+        return self._assembly(
+            np.repeat(rows[:, :, None], len(self._bins), axis=2),
+            coords={
+                "stimulus_id": ("presentation", names),
+                "neuroid_id": ("neuroid", np.arange(rows.shape[1])),
+                "layer": ("neuroid", [self._tap] * rows.shape[1]),
+                "time_bin_start": ("time_bin", list(starts)),
+                "time_bin_end": ("time_bin", list(ends)),
+            },
+            dims=("presentation", "neuroid", "time_bin"),
+        )

@@ -1,0 +1,155 @@
+"""How fresh the basis must be, how long feedback may remember, and how large noise may be.
+
+Networks are trained by nmnc over the steps between updates of the components and the decay of the
+feedback, with the feedback carried over to each new basis and without; and, measured by central
+differences, over the size of the perturbations.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.claims.study import Row, Study, Verdict, band, judge, trained
+from experiments.figures import COLOURS
+
+DEFAULTS: dict[str, Any] = {"steps": 200, "log_every": 200, "rank": 128, "alignment_batch": 512}
+REFRESHES = (10, 50)
+"""Steps between updates of the components, beside never."""
+ALL_REFRESHES = (5, 10, 25, 50, 100)
+DECAYS = (0.5, 0.9, 0.98)
+ALL_DECAYS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+SIGMAS = (1e-4, 1e-2, 1.0)
+ALL_SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+def one_setting(study: Study, method: str, refresh: int, decay: float) -> list[Row]:
+    """Every seed of a method at one refresh interval and decay, by exact derivatives."""
+    config = dataclasses.replace(
+        study.config, estimator=method, basis_update_every=refresh, feedback_decay=decay
+    )
+    told = {"method": method, "refresh": refresh, "decay": decay, "sigma": 0.0}
+    return [{**told, **row} for row in trained(study, config)]
+
+
+def one_size(study: Study, sigma: float) -> list[Row]:
+    """Every seed of nmnc at one size of the perturbations, by central differences."""
+    config = dataclasses.replace(study.config, estimator="nmnc", difference="central", sigma=sigma)
+    told = {"method": "nmnc", "refresh": config.basis_update_every,
+            "decay": config.feedback_decay, "sigma": sigma}  # fmt: skip
+    return [{**told, **row} for row in trained(study, config)]
+
+
+def judged(study: Study, rows: list[Row]) -> list[Verdict]:
+    """A moving basis, its rotation, and the size of noise."""
+    found = {
+        (row["method"], row["refresh"], row["decay"], row["sigma"], row["seed"]): row
+        for row in rows
+    }
+    refreshes = sorted({row["refresh"] for row in rows if not row["sigma"]})
+    decays = sorted({row["decay"] for row in rows if not row["sigma"]})
+    sigmas = sorted({row["sigma"] for row in rows if row["sigma"]})
+    often, never, slow = refreshes[0], refreshes[-1], decays[-1]
+
+    def value(column: str, *setting: Any) -> np.ndarray:
+        return np.array([found[(*setting, seed)][column] for seed in study.seeds])
+
+    def over_decays(function: Callable[[float], np.ndarray]) -> np.ndarray:
+        return np.mean([function(decay) for decay in decays], axis=0)
+
+    told = f"test accuracy with an update every {often} steps less that with none, over decays"
+    return [
+        judge(
+            "the basis must be refreshed",
+            told,
+            over_decays(
+                lambda decay: value("test_accuracy", "nmnc", often, decay, 0.0)
+                - value("test_accuracy", "nmnc", never, decay, 0.0)
+            ),
+        ),
+        judge(
+            "feedback that remembers must turn with the basis",
+            f"credit alignment with the rotation less that without, decay {slow}, update every "
+            f"{often} steps",
+            value("credit_alignment", "nmnc", often, slow, 0.0)
+            - value("credit_alignment", "nmnc_unrotated", often, slow, 0.0),
+        ),
+        judge(
+            "noise may be small",
+            f"test accuracy at sigma {sigmas[0]:g} less that at {sigmas[-1]:g}",
+            value("test_accuracy", "nmnc", study.config.basis_update_every,
+                  study.config.feedback_decay, sigmas[0])
+            - value("test_accuracy", "nmnc", study.config.basis_update_every,
+                    study.config.feedback_decay, sigmas[-1]),
+        ),
+    ]  # fmt: skip
+
+
+def _map(panel: Axes, study: Study, rows: list[Row], column: str, title: str) -> None:
+    """A map of means over seeds: refresh interval by decay."""
+    refreshes = sorted({row["refresh"] for row in rows})
+    decays = sorted({row["decay"] for row in rows})
+    means = np.array(
+        [
+            [np.mean([row[column] for row in rows if (row["refresh"], row["decay"]) == (r, d)])
+             for d in decays]
+            for r in refreshes
+        ]
+    )  # fmt: skip
+    panel.imshow(means, cmap="viridis", aspect="auto")
+    middle = (means.min() + means.max()) / 2
+    for place in np.ndindex(means.shape):
+        colour = "white" if means[place] < middle else "black"
+        panel.text(place[1], place[0], f"{means[place]:.3f}", ha="center", va="center",
+                   color=colour)  # fmt: skip
+    panel.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
+    names = ["never" if r >= study.config.steps else str(r) for r in refreshes]
+    panel.set_yticks(range(len(refreshes)), names)
+    panel.set_title(title, fontsize=10)
+
+
+def draw(study: Study, rows: list[Row]) -> Figure:
+    """Maps of accuracy and alignment, and both over the size of noise."""
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    panels = figure.subplots(2, 3)
+    exact = [row for row in rows if not row["sigma"]]
+    sized = [row for row in rows if row["sigma"]]
+    columns = {"test_accuracy": "test accuracy", "credit_alignment": "credit alignment"}
+    for line, (column, told) in zip(panels, columns.items(), strict=True):
+        for panel, method in zip(line, ("nmnc", "nmnc_unrotated"), strict=False):
+            some = [row for row in exact if row["method"] == method]
+            turned = "turns with the basis" if method == "nmnc" else "does not turn"
+            _map(panel, study, some, column, f"{told}, feedback {turned}")
+        band(line[2], sized, "sigma", column, colour=COLOURS["nmnc"], label="nmnc")
+        line[2].set_xscale("log")
+        line[2].set_title(f"{told}, central differences", fontsize=10)
+        line[0].set_ylabel("steps between updates of the basis")
+    for panel in panels[1][:2]:
+        panel.set_xlabel("decay of the feedback")
+    panels[1][2].set_xlabel("sigma, over the tap's RMS activity")
+    figure.suptitle(f"{study.data_name}, {study.config.steps} steps, rank {study.config.rank}: "
+                    f"mean of {len(study.seeds)} seeds; curves with 95 % intervals")  # fmt: skip
+    return figure
+
+
+def main(study: Study) -> None:
+    """Measures, judges and draws."""
+    moving = ALL_REFRESHES if study.full else REFRESHES
+    rows: list[Row] = []
+    for decay in ALL_DECAYS if study.full else DECAYS:
+        for method, refreshes in (
+            ("nmnc", (*moving, study.config.steps)),
+            ("nmnc_unrotated", moving),
+        ):
+            for refresh in refreshes:
+                rows += study.part(
+                    f"{method}-refresh{refresh}-decay{decay}",
+                    partial(one_setting, study, method, refresh, decay),
+                )
+    for sigma in ALL_SIGMAS if study.full else SIGMAS:
+        rows += study.part(f"sigma{sigma:g}", partial(one_size, study, sigma))
+    study.finish("staleness", rows, judged(study, rows), draw(study, rows))

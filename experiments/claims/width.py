@@ -1,0 +1,148 @@
+"""Isotropic noise correlation starves in wide networks when probes are few; in the manifold not.
+
+Networks of a sixteenfold range of width are trained by both, alike in probes, rank and energy. And
+the law: in networks that backpropagation has trained, feedback from one step's probes is held
+against the exact Jacobian at every tap, to see which side of alpha > d/n each method leads on
+(experiments.crossover tells the law with the number of probes in it).
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import crossover
+from experiments.claims.study import (
+    Row,
+    Study,
+    Verdict,
+    band,
+    effective_probes,
+    judge,
+    trained,
+    widened,
+)
+from experiments.figures import COLOURS
+
+DEFAULTS: dict[str, Any] = {"steps": 150, "log_every": 150, "rank": 256, "feedback_decay": 0.5,
+                            "alignment_batch": 512}  # fmt: skip
+METHODS = ("nmnc", "vnc")
+WIDTHS = (0.25, 0.5, 1, 2, 4)
+EXAMPLES = 128
+
+
+def one_width(study: Study, method: str, width: float) -> list[Row]:
+    """Every seed of a method at one width."""
+    config = dataclasses.replace(widened(study.config, width), estimator=method)
+    return [{"method": method, "width": width, **row} for row in trained(study, config)]
+
+
+def one_network(study: Study, width: float, seed: int) -> list[Row]:
+    """The crossover at each tap of one network: shares, predictions and cosines."""
+    config = dataclasses.replace(widened(study.config, width), estimator="backprop", seed=seed)
+    options = crossover.Options(
+        config=config, ranks=(config.rank,), num=(config.probes,), repeats=2, examples=EXAMPLES
+    )
+    rows = crossover.measure(config, study.data, options)
+    return [{"method": "law", "width": width, "seed": seed, **row} for row in rows]
+
+
+def slope(study: Study, rows: list[Row], column: str, seed: int) -> float:
+    """Growth of nmnc's lead over vnc in a column, for each doubling of the width."""
+    widths = sorted({row["width"] for row in rows})
+    found = {(row["method"], row["width"]): row[column] for row in rows if row["seed"] == seed}
+    leads = [found["nmnc", width] - found["vnc", width] for width in widths]
+    return float(np.polyfit(np.log2(widths), leads, 1)[0])
+
+
+def agreement(rows: list[Row], seed: int, bound: str) -> float:
+    """Share of one seed's points at which alpha above a bound tells which method leads."""
+    some = [row for row in rows if row["seed"] == seed]
+    lines = {"d/n": [row["rank"] / row["units"] for row in some],
+             "crossover": [row["crossover"] for row in some]}  # fmt: skip
+    return float(np.mean([(row["share"] > line) == (row["nmnc"] > row["vnc"])
+                          for row, line in zip(some, lines[bound], strict=True)]))  # fmt: skip
+
+
+def judged(study: Study, rows: list[Row], law: list[Row]) -> list[Verdict]:
+    """The lead at the widest, its growth, and the law."""
+    widest = max(row["width"] for row in rows)
+    final = {
+        (row["method"], row["seed"]): row["test_accuracy"] for row in rows if row["width"] == widest
+    }
+    return [
+        judge(
+            f"at {widest:g} times the width nmnc learns more",
+            "test accuracy of nmnc less that of vnc",
+            [final["nmnc", seed] - final["vnc", seed] for seed in study.seeds],
+        ),
+        judge(
+            "nmnc's lead in accuracy grows with width",
+            "growth of the lead for each doubling of the width",
+            [slope(study, rows, "test_accuracy", seed) for seed in study.seeds],
+        ),
+        judge(
+            "nmnc's lead in alignment grows with width",
+            "growth of the lead in credit alignment for each doubling of the width",
+            [slope(study, rows, "credit_alignment", seed) for seed in study.seeds],
+        ),
+        *(
+            judge(
+                f"alpha above {told} tells where nmnc's feedback is the better aligned one",
+                "share of the points where it does, less 1/2",
+                [agreement(law, seed, bound) - 0.5 for seed in study.seeds],
+            )
+            for bound, told in (("d/n", "d/n"), ("crossover", "the law with the probes in it"))
+        ),
+    ]
+
+
+def draw(study: Study, rows: list[Row], law: list[Row]) -> Figure:
+    """Accuracy and alignment over width, and the crossover."""
+    figure = Figure(figsize=(12.5, 3.9), layout="constrained")
+    *curves, points = figure.subplots(1, 3)
+    columns = {
+        "test_accuracy": "test accuracy",
+        "credit_alignment": "alignment of the credit, mean over taps",
+    }
+    for panel, (column, told) in zip(curves, columns.items(), strict=True):
+        for method in METHODS:
+            some = [row for row in rows if row["method"] == method]
+            band(panel, some, "width", column, colour=COLOURS[method], label=method)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.set(title=told, xlabel="width, over the configuration's")
+        panel.legend(frameon=False)
+    for tap in sorted({row["tap"] for row in law}):
+        some = [row for row in law if row["tap"] == tap]
+        points.scatter([row["share"] * row["units"] / row["rank"] for row in some],
+                       [row["nmnc"] - row["vnc"] for row in some], s=14, label=tap)  # fmt: skip
+    points.axhline(0, color="gray", linewidth=1)
+    points.axvline(1, color="gray", linewidth=1)
+    points.set_xscale("log", base=2)
+    points.xaxis.set_major_formatter("{x:g}")
+    points.set(title="one step's feedback: nmnc's cosine less vnc's",
+               xlabel="share alpha of the Jacobian in the manifold, over d/n")  # fmt: skip
+    points.legend(frameon=False)
+    figure.suptitle(
+        f"{study.data_name}, {study.config.steps} steps, rank {study.config.rank}, "
+        f"{effective_probes(study.config):.0f} probes behind an estimate: mean and 95 % interval "
+        f"of {len(study.seeds)} seeds"
+    )
+    return figure
+
+
+def main(study: Study) -> None:
+    """Measures, judges and draws."""
+    rows: list[Row] = []
+    law: list[Row] = []
+    for width in WIDTHS:
+        for method in METHODS:
+            rows += study.part(f"{method}-width{width:g}", partial(one_width, study, method, width))
+        for seed in study.seeds:
+            law += study.part(
+                f"law-width{width:g}-seed{seed}", partial(one_network, study, width, seed)
+            )
+    study.finish("width", rows + law, judged(study, rows, law), draw(study, rows, law))
