@@ -50,10 +50,10 @@ class Config:
     """Test on a part held out of the training set instead of the test set: to choose settings."""
 
     estimator: str = "nmnc"
-    """How gradients are estimated: backprop, dfa, vnc, nmnc, nmnc_unrotated (the basis
-    moves, the feedback does not turn with it), random_subspace, node_perturbation,
-    node_perturbation_manifold, forward_gradient, weight_perturbation, weight_mirror,
-    weight_mirror_manifold or feedback_alignment."""
+    """How gradients are estimated: backprop, dfa, vnc, nmnc, nmnc_unrotated (the basis moves, the
+    feedback does not turn with it), random_subspace, oracle_subspace (the exact mean Jacobian's
+    rows), node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
+    weight_mirror, weight_mirror_manifold or feedback_alignment."""
     steps: int = 1500
     """Training steps."""
     batch: int = 64

@@ -19,6 +19,7 @@ COLOURS = {
     "vnc": "tab:blue",
     "dfa": "tab:gray",
     "random_subspace": "tab:green",
+    "oracle_subspace": "gold",
     "node_perturbation": "tab:orange",
     "node_perturbation_manifold": "tab:brown",
     "forward_gradient": "tab:purple",

@@ -1,16 +1,16 @@
 """Every method a configuration can name, built from its fields."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from jax import lax
-
 import nmnc_jax
 from experiments.config import Config, UserError
+from experiments.controls import jacobian_rows, moved_by, without_rotation
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.shapes import TapShape
-from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
+from nmnc_jax.types import ApplyFn, LossFn
 
 METHODS = (
     "backprop",
@@ -19,6 +19,7 @@ METHODS = (
     "nmnc",
     "nmnc_unrotated",
     "random_subspace",
+    "oracle_subspace",
     "node_perturbation",
     "node_perturbation_manifold",
     "forward_gradient",
@@ -27,6 +28,16 @@ METHODS = (
     "weight_mirror_manifold",
     "feedback_alignment",
 )
+LEARNED = (
+    "vnc",
+    "nmnc",
+    "nmnc_unrotated",
+    "random_subspace",
+    "oracle_subspace",
+    "weight_mirror",
+    "weight_mirror_manifold",
+)
+"""Methods whose feedback is a moving average."""
 CHAINED = ("weight_mirror", "weight_mirror_manifold", "feedback_alignment")
 """Methods whose credit goes from stage to stage."""
 ALIASES = {"direct_feedback_alignment": "dfa"}
@@ -56,6 +67,9 @@ def build_estimator(
         shapes: the model's taps; a rank is at most a tap's units.
     """
     rank = {name: min(config.rank, shape.units) for name, shape in shapes.items()}
+    # A mean Jacobian of o rows spans no more directions.
+    last = max(shapes.values(), key=lambda shape: shape.order)
+    oracle_rank = {name: min(units, math.prod(last.stage[1:])) for name, units in rank.items()}
     divided: dict[str, Any] = {}
     if config.probe_devices > 1:
         divided = {"chunk": config.probe_devices, "mesh_axis": "probe"}
@@ -86,8 +100,17 @@ def build_estimator(
         "dfa": lambda: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn, seed=config.seed),
         "vnc": lambda: with_feedback(nmnc_jax.isotropic()),
         "nmnc": lambda: with_feedback(components),
-        "nmnc_unrotated": lambda: unrotated(
-            apply_fn, with_feedback(components._replace(update=None)), components
+        "nmnc_unrotated": lambda: moved_by(
+            without_rotation(apply_fn, components),
+            with_feedback(components._replace(update=None)),
+            every=config.basis_update_every,
+            at_start=False,
+        ),
+        "oracle_subspace": lambda: moved_by(
+            jacobian_rows(apply_fn),
+            with_feedback(nmnc_jax.random_subspace(oracle_rank)),
+            every=config.basis_update_every,
+            at_start=True,
         ),
         "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
         "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=probe),
@@ -107,27 +130,16 @@ def build_estimator(
     return makers[check_method(config.estimator)]()
 
 
-def unrotated(apply_fn: ApplyFn, estimator: Estimator, subspace: nmnc_jax.Subspace) -> Estimator:
-    """Moves the bases of noise correlation without carrying the feedback over to the new ones.
-
-    It shows what the rotation is for: the same coordinates then stand for other directions.
-
-    Args:
-        apply_fn: the model.
-        estimator: noise correlation whose bases would not move.
-        subspace: how they are to move.
-    """
-    move = subspace.update
-    assert move is not None
-
-    def estimate(key: Array, params: Params, batch: Batch, state: Any) -> tuple[Any, Any, Any]:
-        def moved(bases: dict[str, Any]) -> dict[str, Any]:
-            _, activations = nmnc_jax.run(apply_fn, params, batch[0])
-            return {name: move(old, activations[name].reshape(len(batch[0]), -1))
-                    for name, old in bases.items()}  # fmt: skip
-
-        due = (state.step > 0) & (state.step % subspace.update_every == 0)
-        bases = lax.cond(due, moved, lambda bases: bases, state.subspace)
-        return estimator.estimate(key, params, batch, state._replace(subspace=bases))
-
-    return Estimator(estimator.init, estimate)
+def forward_passes(config: Config, taps: int) -> float:
+    """Passes of one step: backward ones to activity or weights, and each probe's, count as one."""
+    method = check_method(config.estimator)
+    passes_of = {"jvp": 1, "forward": 1, "central": 2}[config.difference]
+    together = 1 if config.scope == "all_taps" else taps
+    if method == "backprop":
+        return 3
+    if method == "weight_perturbation":
+        return 2 * config.probes
+    if method in ("dfa", "feedback_alignment"):
+        return 2
+    every = config.update_every if method in LEARNED else 1
+    return 2 + passes_of * together * config.probes / every

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from experiments import report
-from experiments.claims import accuracy, alignment, dimensionality, efficiency
+from experiments.claims import (
+    accuracy,
+    alignment,
+    dimensionality,
+    efficiency,
+    staleness,
+    width,
+)
 from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
 from experiments.config import UserError
@@ -102,9 +109,12 @@ def test_a_part_is_measured_once(tmp_path):
 def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     # As few settings as there may be: each is compiled.
     monkeypatch.setattr(efficiency, "DECAYS", (0.0, 0.9))
-    monkeypatch.setattr(accuracy, "RATES", (1e-3,))
-    monkeypatch.setattr(accuracy, "DECAYS", (0.9,))
+    monkeypatch.setattr(accuracy, "SEARCHED", {f: v[:1] for f, v in accuracy.SEARCHED.items()})
     monkeypatch.setattr(accuracy, "METHODS", ("backprop", "nmnc", "dfa"))
+    monkeypatch.setattr(width, "WIDTHS", (1, 2))
+    monkeypatch.setattr(staleness, "DECAYS", (0.9,))
+    monkeypatch.setattr(staleness, "REFRESHES", (2,))
+    monkeypatch.setattr(staleness, "SIGMAS", (1e-3, 1.0))
     out = tmp_path / "claim"
     seeds = ["--seeds", "2" if name == "efficiency" else "1"]
     if name == "similarity":
@@ -159,3 +169,23 @@ def test_the_report_holds_all_it_shows(tmp_path, capsys):
     for verdict in json.loads((tmp_path / "digits" / "verdicts.json").read_text()):
         assert verdict["statement"] in page
         assert f"{verdict['mean']:.3g}" in page
+
+
+def test_the_lead_over_width_and_the_law_are_read_from_the_rows():
+    rows = [
+        {"method": method, "width": w, "seed": 0, "test_accuracy": 0.1 * np.log2(w) * factor}
+        for w in (0.5, 1, 4)
+        for method, factor in (("nmnc", -1), ("vnc", -3))
+    ]
+    assert width.slope(None, rows, "test_accuracy", 0) == pytest.approx(0.2)
+    point = {"seed": 0, "rank": 4, "units": 16, "share": 0.5, "crossover": 0.6, "vnc": 0.3}
+    law = [{**point, "nmnc": 0.4}, {**point, "nmnc": 0.2}, {**point, "nmnc": 0.1}]
+    assert width.agreement(law, 0, "d/n") == pytest.approx(1 / 3)
+    assert width.agreement(law, 0, "crossover") == pytest.approx(2 / 3)
+
+
+def test_the_search_leaves_a_method_what_it_has():
+    assert accuracy.matters("nmnc", "basis_update_every")
+    assert not accuracy.matters("vnc", "rank")
+    assert not accuracy.matters("backprop", "feedback_decay")
+    assert accuracy.matters("dfa", "learning_rate")

@@ -1,15 +1,17 @@
 """Noise correlation in the manifold learns better than isotropic noise, nearly as backpropagation.
 
-All methods perturb with one probe per example and step and with equal energy. Learning rate and
-decay are chosen for each method by its accuracy on a held-out part of the training set, with
-a seed of its own; then every seed trains on the whole training set, and the test set is read.
+All methods perturb with one probe per example and step and with equal energy; accuracy is also
+shown over passes through the network. Learning rate, decay, rank and refresh interval are chosen
+for each method, one after the other, by accuracy on a held-out part of the training set, with a
+seed of its own; then every seed trains on the whole training set, and the test set is read. The
+oracle subspace is that of the exact mean Jacobian's rows.
 """
 
 import dataclasses
-import itertools
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -18,15 +20,24 @@ from experiments.config import Config
 from experiments.data import load_in_memory
 from experiments.figures import COLOURS
 from experiments.loop import train
-from experiments.trainer import make_trainer
+from experiments.methods import LEARNED, forward_passes
+from experiments.trainer import build_model, make_trainer
+from nmnc_jax.shapes import tap_shapes
 
-DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 200, "rank": 256, "alignment_batch": 512}
-RATES = (1e-3, 3e-3)
-DECAYS = (0.9, 0.99)
-LEARNED = ("nmnc", "vnc", "random_subspace", "weight_mirror_manifold")
-"""Methods with a decay to choose."""
+DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 200, "rank": 256, "alignment_batch": 512,
+                            "basis_update_every": 50}  # fmt: skip
+SEARCHED: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (1e-3, 3e-3),
+    "feedback_decay": (0.9, 0.97, 0.99),
+    "rank": (64, 256),
+    "basis_update_every": (50, 200),
+}
+"""What the search tries, in this order."""
+WITH_RANK = ("nmnc", "random_subspace", "weight_mirror_manifold", "node_perturbation_manifold")
+MOVING = ("nmnc", "oracle_subspace", "weight_mirror_manifold", "node_perturbation_manifold")
 METHODS = (
     "backprop",
+    "oracle_subspace",
     "nmnc",
     "vnc",
     "random_subspace",
@@ -38,47 +49,60 @@ METHODS = (
 SEARCH_SEED = 1000
 
 
-def settings(config: Config, method: str) -> list[Config]:
-    """What the search tries for one method."""
-    decays = DECAYS if method in LEARNED else (config.feedback_decay,)
-    return [
-        dataclasses.replace(config, estimator=method, learning_rate=rate, feedback_decay=decay)
-        for rate, decay in itertools.product(RATES, decays)
-    ]
+def matters(method: str, field: str) -> bool:
+    """Whether a method has such a setting."""
+    having = {"feedback_decay": LEARNED, "rank": WITH_RANK, "basis_update_every": MOVING}
+    return method in having.get(field, METHODS)
 
 
 def searched(study: Study, method: str) -> list[Row]:
-    """Held-out accuracy of every setting, after half the steps."""
+    """Held-out accuracy after half the steps: each setting in turn, the best of each kept."""
     half = max(study.config.steps // 2, 1)
     config = dataclasses.replace(
-        study.config, validation=True, steps=half, log_every=half, seed=SEARCH_SEED
-    )
+        study.config, estimator=method, validation=True, steps=half, log_every=half,
+        seed=SEARCH_SEED,
+    )  # fmt: skip
     data = load_in_memory(config)
     rows: list[Row] = []
-    for tried in settings(config, method):
-        summary = train(make_trainer(tried, data), tried, data, lambda record: None)
-        rows.append(
-            {
-                "learning_rate": tried.learning_rate,
-                "feedback_decay": tried.feedback_decay,
-                "held_out_accuracy": summary["test_accuracy"],
-            }
-        )
+    tried: dict[tuple[Any, ...], float] = {}
+
+    def accuracy(one: Config) -> float:
+        setting = {field: getattr(one, field) for field in SEARCHED}
+        place = tuple(setting.values())
+        if place not in tried:
+            summary = train(make_trainer(one, data), one, data, lambda record: None)
+            tried[place] = summary["test_accuracy"]
+            rows.append({**setting, "held_out_accuracy": tried[place]})
+        return tried[place]
+
+    for field, values in SEARCHED.items():
+        if matters(method, field):
+            config = max((dataclasses.replace(config, **{field: v}) for v in values), key=accuracy)
     return rows
 
 
 def one_method(study: Study, method: str, chosen: Row) -> list[Row]:
     """Every seed's measurements, at the chosen setting."""
-    fields = {name: chosen[name] for name in ("learning_rate", "feedback_decay")}
+    fields = {name: chosen[name] for name in SEARCHED}
     config = dataclasses.replace(study.config, estimator=method, **fields)
     trainer = make_trainer(config, study.data)
+    sample = jax.ShapeDtypeStruct((1, *study.data.train_inputs.shape[1:]), np.float32)
+    model = build_model(config, study.data.classes)
+    params = jax.eval_shape(model.init, jax.random.key(0), sample)
+    taps = len(tap_shapes(cast(Any, model.apply), params, sample))
     rows: list[Row] = []
     for seed in study.seeds:
         records: list[Row] = []
         train(trainer, dataclasses.replace(config, seed=seed), study.data, records.append)
         kept = ("step", "test_accuracy", "train_accuracy", "loss", "gradient_alignment")
         rows += [
-            {"method": method, "seed": seed, **fields, **{name: record[name] for name in kept}}
+            {
+                "method": method,
+                "seed": seed,
+                **fields,
+                "passes": record["step"] * forward_passes(config, taps),
+                **{name: record[name] for name in kept},
+            }
             for record in records
         ]
     return rows
@@ -115,16 +139,19 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def draw(study: Study, rows: list[Row]) -> Figure:
     """Accuracy over steps, and at the end."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    curves, bars = figure.subplots(1, 2)
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    curves, costs, bars = figure.subplots(1, 3)
     for place, method in enumerate(METHODS):
         some = [row for row in rows if row["method"] == method]
         ends = band(curves, some, "step", "test_accuracy", colour=COLOURS[method], label=method)
+        band(costs, some, "passes", "test_accuracy", colour=COLOURS[method], label=method)
         mean, low, high = ends[-1]
         bars.barh(place, mean, color=COLOURS[method], alpha=0.8)
         if len(study.seeds) > 1:
             bars.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3)
-    curves.set(title="test accuracy", xlabel="step", ylabel="accuracy")
+    curves.set(title="over steps", xlabel="step", ylabel="test accuracy")
+    costs.set(title="over passes", xlabel="passes, forward or backward, through the network")
+    costs.sharey(curves)
     bars.set_yticks(range(len(METHODS)), METHODS)
     bars.invert_yaxis()
     bars.set(title="at the end", xlabel="test accuracy")

@@ -5,7 +5,8 @@ python -m experiments.train cifar10 --estimator nmnc
 or, from a folder or an archive of images (train/<class>/, test/<class>/) in place of the prepared
 set: python -m experiments.train cifar10 --data folder --data-path PATH
 
-Settings chosen here, rank and decay on held-out training images; run on a JPEG copy of CIFAR-10, not yet on the original.
+Settings chosen here, rank and decay on held-out training images; run on a JPEG copy of CIFAR-10,
+not yet on the original.
 """
 
 from experiments.config import Config

@@ -1,0 +1,72 @@
+"""Controls that are no methods of their own: noise correlation with bases moved in other ways."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from nmnc_jax import Estimator, Subspace, run
+from nmnc_jax.diagnostics import exact_jacobian
+from nmnc_jax.feedback import rotate
+from nmnc_jax.state import NoiseCorrelationState
+from nmnc_jax.subspace import FixedBasis
+from nmnc_jax.types import ApplyFn, Array, Batch, Params
+
+Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
+
+
+def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) -> Estimator:
+    """Moves the bases of noise correlation from outside, every so many steps.
+
+    Args:
+        move: state, parameters and batch to the state with other bases.
+        estimator: noise correlation whose bases would not move.
+        every: steps between two moves.
+        at_start: whether init moves them too.
+    """
+
+    def init(params: Params, batch: Batch) -> NoiseCorrelationState:
+        state = estimator.init(params, batch)
+        return move(state, params, batch) if at_start else state
+
+    def estimate(key: Array, params: Params, batch: Batch, state: Any) -> tuple[Any, Any, Any]:
+        due = (state.step > 0) & (state.step % every == 0)
+        moved = lax.cond(due, lambda old: move(old, params, batch), lambda old: old, state)
+        return estimator.estimate(key, params, batch, moved)
+
+    return Estimator(init, estimate)
+
+
+def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
+    """Follows the activity, but leaves the feedback's coordinates as they are.
+
+    It shows what the rotation is for: the coordinates then stand for other directions.
+    """
+    update = subspace.update
+    assert update is not None
+
+    def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
+        _, activations = run(apply_fn, params, batch[0])
+        rows = {name: a.reshape(len(batch[0]), -1) for name, a in activations.items()}
+        moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
+        return state._replace(subspace=moved)
+
+    return move
+
+
+def jacobian_rows(apply_fn: ApplyFn) -> Move:
+    """Spans the rows of the batch's exact mean Jacobian: the best subspace of its dimension."""
+
+    def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
+        jacobians = exact_jacobian(apply_fn, params, batch[0])
+        bases, feedback = {}, {}
+        for name, old in state.subspace.items():
+            assert old.basis is not None
+            rows = jacobians[name].mean(axis=0)
+            directions = jnp.linalg.svd(rows, full_matrices=False)[2].T
+            bases[name] = FixedBasis(directions[:, : old.basis.shape[1]])
+            feedback[name] = rotate(state.feedback[name], old.basis, bases[name].basis)
+        return state._replace(subspace=bases, feedback=feedback)
+
+    return move

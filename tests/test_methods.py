@@ -1,0 +1,74 @@
+"""Control methods against what they are to show, and what a step costs."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments.config import Config
+from experiments.methods import build_estimator, forward_passes
+from nmnc_jax import run
+from nmnc_jax.diagnostics import exact_jacobian, jacobian_share
+from nmnc_jax.models import MLP
+from nmnc_jax.shapes import tap_shapes
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+
+
+@pytest.fixture
+def network():
+    model = MLP((12, 9), 3)
+    inputs = jax.random.normal(jax.random.key(0), (16, 5))
+    params = model.init(jax.random.key(1), inputs)
+    return model.apply, params, (inputs, jax.numpy.arange(16) % 3)
+
+
+def states(network, method, steps, **fields):
+    apply_fn, params, batch = network
+    config = Config(data="digits", model="mlp", features=(12, 9), estimator=method,
+                    rank=4, basis_update_every=2, **fields)  # fmt: skip
+    estimator = build_estimator(config, apply_fn, LOSS, tap_shapes(apply_fn, params, batch[0]))
+    state = estimator.init(params, batch)
+    estimate = jax.jit(estimator.estimate)
+    for step in range(steps):
+        inputs = batch[0] * (1 + step)
+        _, state, _ = estimate(jax.random.key(step), params, (inputs, batch[1]), state)
+        yield state
+
+
+def test_the_oracle_holds_the_whole_mean_jacobian(network):
+    apply_fn, params, (inputs, _) = network
+    *_, state = states(network, "oracle_subspace", 1)
+    for name, jacobian in exact_jacobian(apply_fn, params, inputs).items():
+        basis = state.subspace[name].basis
+        assert basis.shape[1] == 3
+        assert jacobian_share(jacobian.mean(axis=0), basis) == pytest.approx(1, abs=1e-5)
+
+
+def test_without_rotation_the_bases_are_the_same_and_the_feedback_is_not(network):
+    both = [list(states(network, method, 3)) for method in ("nmnc", "nmnc_unrotated")]
+    for name in run(network[0], network[1], network[2][0])[1]:
+        for turned, left in zip(*both, strict=True):
+            np.testing.assert_allclose(
+                turned.subspace[name].basis, left.subspace[name].basis, atol=1e-5
+            )
+        before, after = (both[i][2].feedback[name].coordinates for i in (0, 1))
+        np.testing.assert_allclose(*(b[1].feedback[name].coordinates for b in both), atol=1e-5)
+        assert np.abs(before - after).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "passes"),
+    [
+        ("backprop", {}, 3),
+        ("dfa", {}, 2),
+        ("nmnc", {"probes": 2}, 10),
+        ("nmnc", {"update_every": 10}, 2.4),
+        ("vnc", {"difference": "central", "scope": "all_taps"}, 4),
+        ("node_perturbation", {"update_every": 10}, 6),
+        ("weight_perturbation", {"probes": 3}, 6),
+    ],
+)
+def test_passes_of_a_step(method, fields, passes):
+    config = Config(data="digits", model="mlp", features=(8,), estimator=method, **fields)
+    assert forward_passes(config, 4) == pytest.approx(passes)
