@@ -52,7 +52,8 @@ class Config:
     estimator: str = "nmnc"
     """How gradients are estimated: backprop, dfa, vnc, nmnc, nmnc_unrotated (the basis moves, the
     feedback does not turn with it), random_subspace, oracle_subspace (the exact mean Jacobian's
-    rows), node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
+    rows), exact_feedback and exact_feedback_manifold (that Jacobian in the probes' place),
+    node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
     weight_mirror, weight_mirror_manifold or feedback_alignment."""
     steps: int = 1500
     """Training steps."""

@@ -8,9 +8,9 @@ from jax import lax
 
 from nmnc_jax import Estimator, Subspace, run
 from nmnc_jax.diagnostics import exact_jacobian
-from nmnc_jax.feedback import rotate
+from nmnc_jax.feedback import FeedbackState, rotate
 from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.subspace import FixedBasis
+from nmnc_jax.subspace import FixedBasis, project
 from nmnc_jax.types import ApplyFn, Array, Batch, Params
 
 Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
@@ -51,6 +51,25 @@ def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
         rows = {name: a.reshape(len(batch[0]), -1) for name, a in activations.items()}
         moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
         return state._replace(subspace=moved)
+
+    return move
+
+
+def exact_feedback(apply_fn: ApplyFn) -> Move:
+    """Replaces the feedback by the batch's exact mean Jacobian: what probes could measure at best.
+
+    In a manifold it is the part inside: what is lost then is the bias, without any noise.
+    """
+
+    def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
+        jacobians = exact_jacobian(apply_fn, params, batch[0])
+        feedback = {
+            name: FeedbackState(
+                project(state.subspace[name].basis, jacobians[name].mean(axis=0)), old.weight
+            )
+            for name, old in state.feedback.items()
+        }
+        return state._replace(feedback=feedback)
 
     return move
 

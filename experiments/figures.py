@@ -20,6 +20,8 @@ COLOURS = {
     "dfa": "tab:gray",
     "random_subspace": "tab:green",
     "oracle_subspace": "gold",
+    "exact_feedback": "slateblue",
+    "exact_feedback_manifold": "orchid",
     "node_perturbation": "tab:orange",
     "node_perturbation_manifold": "tab:brown",
     "forward_gradient": "tab:purple",

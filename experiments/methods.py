@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import nmnc_jax
 from experiments.config import Config, UserError
-from experiments.controls import jacobian_rows, moved_by, without_rotation
+from experiments.controls import exact_feedback, jacobian_rows, moved_by, without_rotation
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.shapes import TapShape
 from nmnc_jax.types import ApplyFn, LossFn
@@ -20,6 +20,8 @@ METHODS = (
     "nmnc_unrotated",
     "random_subspace",
     "oracle_subspace",
+    "exact_feedback",
+    "exact_feedback_manifold",
     "node_perturbation",
     "node_perturbation_manifold",
     "forward_gradient",
@@ -95,6 +97,17 @@ def build_estimator(
             apply_fn, loss_fn, subspace=subspace, readout=readout, probe=probe, feedback=feedback
         )
 
+    def with_exact_feedback(subspace: nmnc_jax.Subspace) -> Estimator:
+        replaced = nmnc_jax.noise_correlation(
+            apply_fn,
+            loss_fn,
+            subspace=subspace,
+            readout="output",
+            probe=probe,
+            feedback=nmnc_jax.random_feedback(),
+        )
+        return moved_by(exact_feedback(apply_fn), replaced, every=1, at_start=True)
+
     makers: dict[str, Callable[[], Estimator]] = {
         "backprop": lambda: nmnc_jax.backprop(apply_fn, loss_fn),
         "dfa": lambda: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn, seed=config.seed),
@@ -113,6 +126,8 @@ def build_estimator(
             at_start=True,
         ),
         "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
+        "exact_feedback": lambda: with_exact_feedback(nmnc_jax.isotropic()),
+        "exact_feedback_manifold": lambda: with_exact_feedback(components),
         "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=probe),
         "node_perturbation_manifold": lambda: nmnc_jax.node_perturbation(
             apply_fn, loss_fn, probe=probe, rank=rank

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import linear, samples, variance
+from benchmarks import bias, linear, samples, variance
 from benchmarks.common import bootstrap, interleaved, write_table
 from benchmarks.linear import Point
 
@@ -103,3 +103,11 @@ def test_interleaved_times_every_function_in_turn(tmp_path):
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
     write_table(tmp_path / "t.csv", [{"x": 1.0}, {"y": "z"}])
     assert (tmp_path / "t.csv").read_text().splitlines() == ["x,y", "1,", ",z"]
+
+
+def test_directions_are_those_of_the_singular_vectors():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(12, 4)) @ random.normal(size=(4, 30))
+    found = bias.directions(rows, 4)
+    expected = np.linalg.svd(rows)[2][:4].T
+    np.testing.assert_allclose(np.abs(found.T @ expected), np.eye(4), atol=1e-6)

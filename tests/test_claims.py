@@ -54,14 +54,14 @@ def test_exponent_is_the_slope_in_logarithms():
 
 def test_shares_accumulate_and_angles_are_those_of_the_row_space():
     jacobian = jax.numpy.array([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    assert alignment._cumulative(jacobian, jax.numpy.eye(4)) == pytest.approx([0.36, 1, 1, 1])
+    assert alignment.cumulative_share(jacobian, jax.numpy.eye(4)) == pytest.approx([0.36, 1, 1, 1])
     leading = alignment._leading_directions(jacobian)
     np.testing.assert_allclose(np.abs(leading), [[0.6], [0.8], [0], [0]], atol=1e-6)
 
 
 def test_a_silenced_network_has_no_share():
     jacobian = jax.numpy.zeros((3, 4))
-    assert np.isnan(alignment._cumulative(jacobian, jax.numpy.eye(4))).all()
+    assert np.isnan(alignment.cumulative_share(jacobian, jax.numpy.eye(4))).all()
     assert alignment._leading_directions(jacobian).shape == (4, 0)
     assert judge("s", "q", [1.0, float("nan"), 1.1, 0.9]).verdict == "supported"
     assert judge("s", "q", [float("nan")]).verdict == "undecided"

@@ -11,6 +11,7 @@ from nmnc_jax import run
 from nmnc_jax.diagnostics import exact_jacobian, jacobian_share
 from nmnc_jax.models import MLP
 from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.subspace import project
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 
@@ -55,6 +56,15 @@ def test_without_rotation_the_bases_are_the_same_and_the_feedback_is_not(network
         before, after = (both[i][2].feedback[name].coordinates for i in (0, 1))
         np.testing.assert_allclose(*(b[1].feedback[name].coordinates for b in both), atol=1e-5)
         assert np.abs(before - after).max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["exact_feedback", "exact_feedback_manifold"])
+def test_exact_feedback_is_the_mean_jacobian_or_its_part_in_the_manifold(network, method):
+    apply_fn, params, (inputs, _) = network
+    *_, state = states(network, method, 2)
+    for name, jacobian in exact_jacobian(apply_fn, params, 2 * inputs).items():
+        expected = project(state.subspace[name].basis, jacobian.mean(axis=0))
+        np.testing.assert_allclose(state.feedback[name].coordinates, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,10 @@ def measure(config: Config, data: InMemory, params: Any) -> list[Row]:
         anywhere = random_subspace(rank).init(name, activity).basis
         assert components is not None
         assert anywhere is not None
-        inside, outside = _cumulative(jacobian, components), _cumulative(jacobian, anywhere)
+        inside, outside = (
+            cumulative_share(jacobian, components),
+            cumulative_share(jacobian, anywhere),
+        )
         leading = _leading_directions(jacobian)
         for d in sorted({*(2**k for k in range(10) if 2**k < rank), rank}):
             cosines = np.linalg.svd(leading.T @ np.asarray(components[:, :d]), compute_uv=False)
@@ -66,7 +69,7 @@ def measure(config: Config, data: InMemory, params: Any) -> list[Row]:
     return rows
 
 
-def _cumulative(jacobian: jax.Array, basis: jax.Array) -> list[float]:
+def cumulative_share(jacobian: jax.Array, basis: jax.Array) -> list[float]:
     """Share of the squared norm inside the first d directions, for every d.
 
     It is NaN for a Jacobian of zeros, as where training has silenced what follows.
