@@ -140,8 +140,13 @@ def draw(study: Study, rows: list[Row]) -> Figure:
                     panel.axhline(row["value"], color="gray", linestyle=style, label=rule)
         panel.set_xticks(range(len(taps)), taps)
         panel.set_title(f"{recording}: {metric}", fontsize=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        panel.set_ylabel("alignment" if metric == "cka" else "correlation", fontsize=8)
+    # Not every recording tells a ceiling.
+    shown = {label: handle for panel in panels[: len(kinds)]
+             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    figure.legend(
+        shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False
+    )
     figure.suptitle(f"Similarity to recordings, trained on {study.data_name}: mean and 95 % "
                     f"interval of {len(study.seeds)} seeds")  # fmt: skip
     return figure
