@@ -132,19 +132,19 @@ def draw(config: Config, rows: list[Row], found: list[Row]) -> Figure:
     taps = [tap for tap in dict.fromkeys(row["tap"] for row in found)
             if next(r["units"] for r in found if r["tap"] == tap) > LARGEST]  # fmt: skip
     figure = Figure(figsize=(5 + 3 * len(taps), 4), layout="constrained")
-    bars, *panels = figure.subplots(1, 1 + len(taps), width_ratios=[1.6, *[1] * len(taps)])
-    bars.barh([row["setting"] for row in rows], [row["accuracy"] for row in rows], color="tab:red")
-    low = min(row["accuracy"] for row in rows)
-    bars.set_xlim(0.8 * low, None)
-    bars.invert_yaxis()
-    bars.set(title=f"held-out accuracy, {config.steps} steps", xlabel="accuracy")
+    dots, *panels = figure.subplots(1, 1 + len(taps), width_ratios=[1.6, *[1] * len(taps)])
+    dots.plot([row["accuracy"] for row in rows], [row["setting"] for row in rows], "o")
+    dots.grid(axis="x", alpha=0.4)
+    dots.invert_yaxis()
+    dots.set(title=f"held-out accuracy, {config.steps} steps", xlabel="accuracy")
     for panel, tap in zip(panels, taps, strict=True):
         some = [row for row in found if row["tap"] == tap]
+        line: list[Row] = []
         for kind in dict.fromkeys(row["basis"] for row in some):
             line = [row for row in some if row["basis"] == kind]
             panel.plot([r["rank"] for r in line], [r["share"] for r in line], "o-", markersize=3,
                        label=kind)  # fmt: skip
-        panel.plot([r["rank"] for r in some], [r["line"] for r in some], "k:", label="d/n")
+        panel.plot([r["rank"] for r in line], [r["line"] for r in line], "k:", label="d/n")
         double(panel)
         panel.set(title=f"{tap}, {some[0]['units']:,} units", xlabel="rank")
     if panels:
