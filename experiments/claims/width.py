@@ -123,7 +123,7 @@ def draw(study: Study, rows: list[Row], law: list[Row]) -> Figure:
     points.axvline(1, color="gray", linewidth=1)
     points.set_xscale("log", base=2)
     points.xaxis.set_major_formatter("{x:g}")
-    points.set(title="one step's feedback: nmnc's cosine less vnc's",
+    points.set(title="lead in cosine, one step's feedback",
                xlabel="share alpha of the Jacobian in the manifold, over d/n")  # fmt: skip
     points.legend(frameon=False)
     figure.suptitle(
