@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks.common import Row, double, parse, print_table, progress, save, write_table
 from experiments.activity import fixed_images, recorder
 from experiments.claims.alignment import cumulative_share
+from experiments.claims.study import told
 from experiments.config import Config, load_config
 from experiments.data import InMemory, load_in_memory
 from experiments.loop import through_training, train
@@ -61,7 +62,7 @@ def main() -> None:
     data = load_in_memory(config)
     rows = [trained(config, data, name) for name in progress("setting", SETTINGS)]
     write_table(options.out / "bias.csv", rows)
-    print_table(rows, ["setting", "accuracy", "credit"])
+    print_table(rows, ["setting", "test_accuracy", "credit_alignment"])
     found = shares(config, data)
     write_table(options.out / "shares.csv", found)
     save(draw(config, rows, found), options.out / "bias.png")
@@ -72,13 +73,7 @@ def trained(config: Config, data: InMemory, name: str) -> Row:
     config = dataclasses.replace(config, log_every=config.steps, **SETTINGS[name])
     records: list[Row] = []
     train(make_trainer(config, data), config, data, records.append)
-    alignments = records[-1].get("alignment", {})
-    return {
-        "setting": name,
-        "accuracy": records[-1]["test_accuracy"],
-        "credit": float(np.mean(list(alignments.values()))) if alignments else 1.0,
-        **{f"credit_{tap}": value for tap, value in alignments.items()},
-    }
+    return {"setting": name, **told(records[-1])}
 
 
 def shares(config: Config, data: InMemory) -> list[Row]:
@@ -133,7 +128,7 @@ def draw(config: Config, rows: list[Row], found: list[Row]) -> Figure:
             if next(r["units"] for r in found if r["tap"] == tap) > LARGEST]  # fmt: skip
     figure = Figure(figsize=(5 + 3 * len(taps), 4), layout="constrained")
     dots, *panels = figure.subplots(1, 1 + len(taps), width_ratios=[1.6, *[1] * len(taps)])
-    dots.plot([row["accuracy"] for row in rows], [row["setting"] for row in rows], "o")
+    dots.plot([row["test_accuracy"] for row in rows], [row["setting"] for row in rows], "o")
     dots.grid(axis="x", alpha=0.4)
     dots.invert_yaxis()
     dots.set(title=f"held-out accuracy, {config.steps} steps", xlabel="accuracy")

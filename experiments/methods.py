@@ -146,7 +146,10 @@ def build_estimator(
 
 
 def forward_passes(config: Config, taps: int) -> float:
-    """Passes of one step: backward ones to activity or weights, and each probe's, count as one."""
+    """Passes of one step: backward ones to activity or weights, and each probe's, count as one.
+
+    What a control is told of the exact Jacobian costs it nothing here.
+    """
     method = check_method(config.estimator)
     passes_of = {"jvp": 1, "forward": 1, "central": 2}[config.difference]
     together = 1 if config.scope == "all_taps" else taps
@@ -154,7 +157,7 @@ def forward_passes(config: Config, taps: int) -> float:
         return 3
     if method == "weight_perturbation":
         return 2 * config.probes
-    if method in ("dfa", "feedback_alignment"):
+    if method in ("dfa", "feedback_alignment", "exact_feedback", "exact_feedback_manifold"):
         return 2
     every = config.update_every if method in LEARNED else 1
     return 2 + passes_of * together * config.probes / every

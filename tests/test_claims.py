@@ -177,7 +177,7 @@ def test_the_lead_over_width_and_the_law_are_read_from_the_rows():
         for w in (0.5, 1, 4)
         for method, factor in (("nmnc", -1), ("vnc", -3))
     ]
-    assert width.slope(None, rows, "test_accuracy", 0) == pytest.approx(0.2)
+    assert width.slope(rows, "test_accuracy", 0) == pytest.approx(0.2)
     point = {"seed": 0, "rank": 4, "units": 16, "share": 0.5, "crossover": 0.6, "vnc": 0.3}
     law = [{**point, "nmnc": 0.4}, {**point, "nmnc": 0.2}, {**point, "nmnc": 0.1}]
     assert width.agreement(law, 0, "d/n") == pytest.approx(1 / 3)

@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims.study import Row, Study, Verdict, band, effective_probes, judge, trained
-from experiments.figures import COLOURS
+from experiments.claims.study import (
+    Row,
+    Study,
+    Verdict,
+    draw_leads,
+    effective_probes,
+    judge,
+    trained,
+)
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256, "alignment_batch": 1024}
 METHODS = ("nmnc", "vnc")
@@ -81,19 +88,9 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def draw(study: Study, rows: list[Row]) -> Figure:
     """Accuracy and alignment over probes."""
-    columns = {
-        "test_accuracy": "test accuracy",
-        "credit_alignment": "alignment of the credit, mean over taps",
-    }
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for panel, (column, told) in zip(figure.subplots(1, 2), columns.items(), strict=True):
-        for method in METHODS:
-            some = [row for row in rows if row["method"] == method]
-            band(panel, some, "probes", column, colour=COLOURS[method], label=method)
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter("{x:g}")
-        panel.set(title=told, xlabel="probes behind an estimate of the feedback")
-        panel.legend(frameon=False)
+    label = "probes behind an estimate of the feedback"
+    draw_leads(figure.subplots(1, 2), rows, "probes", label)
     figure.suptitle(f"{study.data_name}, {study.config.steps} steps: mean and 95 % interval of "
                     f"{len(study.seeds)} seeds")  # fmt: skip
     return figure

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.command import write_json
 from experiments.config import Config
 from experiments.data import InMemory
-from experiments.figures import interval
+from experiments.figures import COLOURS, interval
 from experiments.files import write_table
 from experiments.loop import train
 from experiments.trainer import make_trainer
@@ -204,16 +204,33 @@ def trained(study: Study, config: Config) -> list[Row]:
     for seed in study.seeds:
         records: list[Row] = []
         train(trainer, dataclasses.replace(config, seed=seed), study.data, records.append)
-        alignments = records[-1]["alignment"]
-        rows.append(
-            {
-                "seed": seed,
-                "test_accuracy": records[-1]["test_accuracy"],
-                "credit_alignment": float(np.mean(list(alignments.values()))),
-                **{f"alignment_{tap}": value for tap, value in alignments.items()},
-            }
-        )
+        rows.append({"seed": seed, **told(records[-1])})
     return rows
+
+
+def told(record: Row) -> Row:
+    """Accuracy of a measurement, and alignment of its credit in the mean and at each tap."""
+    alignments = record.get("alignment", {})
+    row = {"test_accuracy": record["test_accuracy"]}
+    if alignments:
+        row["credit_alignment"] = float(np.mean(list(alignments.values())))
+    return row | {f"alignment_{tap}": value for tap, value in alignments.items()}
+
+
+def draw_leads(panels: Sequence[Axes], rows: list[Row], x: str, label: str) -> None:
+    """Draws accuracy and alignment of nmnc and vnc over a column, in doublings."""
+    columns = {
+        "test_accuracy": "test accuracy",
+        "credit_alignment": "alignment of the credit, mean over taps",
+    }
+    for panel, (column, title) in zip(panels, columns.items(), strict=True):
+        for method in ("nmnc", "vnc"):
+            some = [row for row in rows if row["method"] == method]
+            band(panel, some, x, column, colour=COLOURS[method], label=method)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.set(title=title, xlabel=label)
+        panel.legend(frameon=False)
 
 
 def widened(config: Config, width: float) -> Config:

@@ -18,13 +18,12 @@ from experiments.claims.study import (
     Row,
     Study,
     Verdict,
-    band,
+    draw_leads,
     effective_probes,
     judge,
     trained,
     widened,
 )
-from experiments.figures import COLOURS
 
 DEFAULTS: dict[str, Any] = {"steps": 150, "log_every": 150, "rank": 256, "feedback_decay": 0.5,
                             "alignment_batch": 512}  # fmt: skip
@@ -49,7 +48,7 @@ def one_network(study: Study, width: float, seed: int) -> list[Row]:
     return [{"method": "law", "width": width, "seed": seed, **row} for row in rows]
 
 
-def slope(study: Study, rows: list[Row], column: str, seed: int) -> float:
+def slope(rows: list[Row], column: str, seed: int) -> float:
     """Growth of nmnc's lead over vnc in a column, for each doubling of the width."""
     widths = sorted({row["width"] for row in rows})
     found = {(row["method"], row["width"]): row[column] for row in rows if row["seed"] == seed}
@@ -81,12 +80,12 @@ def judged(study: Study, rows: list[Row], law: list[Row]) -> list[Verdict]:
         judge(
             "nmnc's lead in accuracy grows with width",
             "growth of the lead for each doubling of the width",
-            [slope(study, rows, "test_accuracy", seed) for seed in study.seeds],
+            [slope(rows, "test_accuracy", seed) for seed in study.seeds],
         ),
         judge(
             "nmnc's lead in alignment grows with width",
             "growth of the lead in credit alignment for each doubling of the width",
-            [slope(study, rows, "credit_alignment", seed) for seed in study.seeds],
+            [slope(rows, "credit_alignment", seed) for seed in study.seeds],
         ),
         *(
             judge(
@@ -103,18 +102,7 @@ def draw(study: Study, rows: list[Row], law: list[Row]) -> Figure:
     """Accuracy and alignment over width, and the crossover."""
     figure = Figure(figsize=(12.5, 3.9), layout="constrained")
     *curves, points = figure.subplots(1, 3)
-    columns = {
-        "test_accuracy": "test accuracy",
-        "credit_alignment": "alignment of the credit, mean over taps",
-    }
-    for panel, (column, told) in zip(curves, columns.items(), strict=True):
-        for method in METHODS:
-            some = [row for row in rows if row["method"] == method]
-            band(panel, some, "width", column, colour=COLOURS[method], label=method)
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter("{x:g}")
-        panel.set(title=told, xlabel="width, over the configuration's")
-        panel.legend(frameon=False)
+    draw_leads(curves, rows, "width", "width, over the configuration's")
     for tap in sorted({row["tap"] for row in law}):
         some = [row for row in law if row["tap"] == tap]
         points.scatter([row["share"] * row["units"] / row["rank"] for row in some],
