@@ -34,9 +34,9 @@ def correlations(
 
     Args:
         forward: a tap to what responds to a perturbation at each name, [B, r]: the outputs, the
-            losses with r = 1, or the output of the next stage.
-        correlate: tap name, coordinates z [B, d] and response per unit of activity dy [B, r] to
-            whatever is averaged over probes.
+            losses with r = 1, or the output of the next stage, [B T, r].
+        correlate: tap name, coordinates z [B T, d] and response per unit of activity dy to whatever
+            is averaged over probes.
         key: split once per tap, in the order of `shapes`.
         probe: number, kind, difference, scope and chunk of the probes.
         clean: activations of the clean pass, by tap name.
@@ -84,7 +84,7 @@ def correlations(
             for name in names:
                 shape, basis = shapes[name], bases[name]
                 z[name] = coordinates(
-                    drawn[name], probe, shape.batch, dimensions[name], dtypes[name]
+                    drawn[name], probe, shape.rows, dimensions[name], dtypes[name]
                 )
                 rows = scales[name] * lift(basis, z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
@@ -100,7 +100,7 @@ def correlations(
             draws[name] = draw(
                 keys[name],
                 probe,
-                batch=shapes[name].batch,
+                rows=shapes[name].rows,
                 dimension=dimensions[name],
                 dtype=dtypes[name],
                 pooled=pooled,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.shapes import TapShape, at_least_float32, flatten
-from nmnc_jax.subspace import lift, project
+from nmnc_jax.shapes import TapShape, at_least_float32
+from nmnc_jax.subspace import project
 from nmnc_jax.taps import Tap, run
 from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, LossFn, Params
 
@@ -15,38 +15,26 @@ def losses_and_error(loss_fn: LossFn, outputs: Array, targets: object) -> tuple[
     """Computes each example's loss and the output error.
 
     Args:
-        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``, or [B, T] for outputs [B, T, o].
         outputs: [B, o].
         targets: what the loss takes.
 
     Returns:
-        ``(losses, error)``: losses [B], and the gradient of their mean with respect to the outputs,
-        of the outputs' shape.
+        ``(losses, error)``: losses [B] or [B, T], and the gradient of their mean with respect to
+        the outputs, of the outputs' shape.
 
     Raises:
         ValueError: if the loss is reduced, or is not one number per example.
     """
     losses, pullback = jax.vjp(lambda outputs: loss_fn(outputs, targets), outputs)
-    if losses.shape != outputs.shape[:1]:
+    timed = outputs.shape[:2] if outputs.ndim > 2 else None
+    if losses.shape not in (outputs.shape[:1], timed):
+        also = f", or one for each time step, {timed}" if timed else ""
         raise ValueError(
             f"loss_fn returned shape {losses.shape}; it takes one loss per example, "
-            f"{outputs.shape[:1]}, not reduced"
+            f"{outputs.shape[:1]}{also}, not reduced"
         )
-    return losses, pullback(jnp.full_like(losses, 1 / len(losses)))[0]
-
-
-def feedback_credit(coordinates: Array, basis: Array | None, error: Array) -> Array:
-    """Sends the output error back through factored feedback: delta = U B_z^T e, per example.
-
-    Args:
-        coordinates: feedback coordinates B_z, [o, d].
-        basis: U, [n, d], or None for the identity.
-        error: output error e, [B, o].
-
-    Returns:
-        Credit delta, [B, n].
-    """
-    return lift(basis, error @ coordinates)
+    return losses, pullback(jnp.full_like(losses, 1 / losses.size))[0]
 
 
 def local_gradients(
@@ -102,9 +90,11 @@ def chained_gradients(
 
     def stand_in(name: str) -> Callable[[Array], Array]:
         def stage(activation: Array) -> Array:
-            rows = flatten(shapes[name], activation).astype(at_least_float32(activation.dtype))
+            shape = shapes[name]
+            # Of one time step, where the tap is in a scan.
+            rows = activation.reshape(-1, shape.units).astype(at_least_float32(shape.dtype))
             output = project(bases[name], rows) @ coordinates[name].T
-            return output.reshape(shapes[name].stage)
+            return output.reshape(shape.stage[shape.batch_axis :])
 
         return stage
 

@@ -78,7 +78,8 @@ def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[st
         inputs: its inputs.
 
     Returns:
-        Tap name to [B, o, n]. The `output` readout estimates its mean over examples.
+        Tap name to [B, o, n], or [B, o, T n] for a tap in a scan. The `output` readout estimates
+        its mean over examples.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,7 +95,10 @@ def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[st
     def row(one_hot: Array) -> dict[str, Array]:
         cotangent = jnp.broadcast_to(one_hot[None], (len(outputs), count)).reshape(outputs.shape)
         rows = pullback(cotangent)[0]
-        return {name: flatten(shape, rows[name]) for name, shape in shapes.items()}
+        return {
+            name: flatten(shape, rows[name]).reshape(shape.batch, -1)
+            for name, shape in shapes.items()
+        }
 
     jacobian = jax.lax.map(row, jnp.eye(count, dtype=outputs.dtype))
     return {name: value.swapaxes(0, 1) for name, value in jacobian.items()}

@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from nmnc_jax.credit import chained_gradients, feedback_credit, losses_and_error
+from nmnc_jax.credit import chained_gradients, losses_and_error
 from nmnc_jax.feedback import learned_feedback, random_feedback
 from nmnc_jax.general import noise_correlation
+from nmnc_jax.lags import credit_by_lag
 from nmnc_jax.probes import Probe
-from nmnc_jax.shapes import tap_shapes, unflatten
+from nmnc_jax.shapes import chained_by_default, tap_shapes, unflatten
 from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.subspace import isotropic, pca
+from nmnc_jax.subspace import isotropic, lift, pca
 from nmnc_jax.taps import no_tap
 from nmnc_jax.types import (
     Activations,
@@ -31,6 +32,8 @@ def nmnc(
     update_every: int = 10,
     basis_update_every: int = 100,
     basis_decay: float = 0.7,
+    readout: Literal["output", "next"] | None = None,
+    horizon: int | None = None,
 ) -> Estimator:
     """Neural manifold noise correlation: learned feedback from noise in the principal components.
 
@@ -48,6 +51,9 @@ def nmnc(
         update_every: steps between feedback updates; the credit is computed in every step.
         basis_update_every: steps between updates of the principal components.
         basis_decay: weight of earlier activity at each such update.
+        readout: as `noise_correlation` takes it; by default chained through time, in models with
+            marked stages inside a scan, and otherwise from the outputs.
+        horizon: as `noise_correlation` takes it.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -76,9 +82,10 @@ def nmnc(
         apply_fn,
         loss_fn,
         subspace=pca(rank, update_every=basis_update_every, decay=basis_decay),
-        readout="output",
+        readout=readout,
         probe=probe,
         feedback=learned_feedback(feedback_decay, update_every=update_every),
+        horizon=horizon,
     )
 
 
@@ -89,6 +96,8 @@ def vnc(
     probe: Probe = Probe(num=1, difference="jvp"),  # noqa: B008 (frozen)
     feedback_decay: float = 0.9,
     update_every: int = 10,
+    readout: Literal["output", "next"] | None = None,
+    horizon: int | None = None,
 ) -> Estimator:
     """Vanilla noise correlation: learned feedback from isotropic noise.
 
@@ -98,6 +107,9 @@ def vnc(
         probe: the perturbations.
         feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
         update_every: steps between feedback updates.
+        readout: as `noise_correlation` takes it; by default chained through time, in models with
+            marked stages inside a scan, and otherwise from the outputs.
+        horizon: as `noise_correlation` takes it.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -118,9 +130,10 @@ def vnc(
         apply_fn,
         loss_fn,
         subspace=isotropic(),
-        readout="output",
+        readout=readout,
         probe=probe,
         feedback=learned_feedback(feedback_decay, update_every=update_every),
+        horizon=horizon,
     )
 
 
@@ -320,7 +333,7 @@ def credit_from_state(
     batch: Batch,
     state: NoiseCorrelationState,
     *,
-    readout: Literal["output", "next"] = "output",
+    readout: Literal["output", "next"] | None = None,
 ) -> Activations:
     """Computes the credit that the feedback in `state` gives on a batch, without new probes.
 
@@ -332,7 +345,7 @@ def credit_from_state(
         params: the model's parameters.
         batch: (inputs, targets), of any size.
         state: state of an estimator with the `output` or `next` readout.
-        readout: which of them.
+        readout: which of them; None: as `noise_correlation` chooses.
 
     Returns:
         Tap name to credit for the batch-mean loss, in the activation's shape.
@@ -356,22 +369,20 @@ def credit_from_state(
     outputs = apply_fn(params, inputs, no_tap)
     _, error = losses_and_error(loss_fn, outputs, targets)
     shapes = tap_shapes(apply_fn, params, inputs)
-    if readout == "next":
+    coordinates = {name: state.feedback[name].coordinates for name in shapes}
+    bases = {name: state.subspace[name].basis for name in shapes}
+    if readout == "next" or (readout is None and chained_by_default(shapes)):
         return chained_gradients(
             apply_fn,
             params,
             inputs,
             shapes=shapes,
-            bases={name: state.subspace[name].basis for name in shapes},
-            coordinates={name: state.feedback[name].coordinates for name in shapes},
+            bases=bases,
+            coordinates=coordinates,
             output_error=error,
         )[1]
-    error = error.reshape(len(error), -1)
     credit = {}
     for name, shape in shapes.items():
-        coordinates = state.feedback[name].coordinates
-        rows = feedback_credit(
-            coordinates, state.subspace[name].basis, error.astype(coordinates.dtype)
-        )
+        rows = lift(bases[name], credit_by_lag(shape, coordinates[name], error))
         credit[name] = unflatten(shape, rows).astype(shape.dtype)
     return credit

@@ -75,38 +75,38 @@ class Probe:
 
 
 def draw(
-    key: Array, probe: Probe, *, batch: int, dimension: int, dtype: DType, pooled: bool
+    key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, pooled: bool
 ) -> Array:
     """Prepares K draws, from each of which `coordinates` makes one probe's coordinates.
 
     Args:
         key: this tap's key.
         probe: how many and of which kind.
-        batch: examples B.
+        rows: examples, at each time step, B T.
         dimension: subspace dimension d.
         dtype: of the coordinates.
         pooled: whether all examples are averaged together, so that a frame runs over them.
 
     Returns:
         K keys for independent kinds (so that memory does not grow with K), or the coordinates
-        themselves, [K, B, d], for orthogonal ones.
+        themselves, [K, B T, d], for orthogonal ones.
     """
     if probe.kind != "orthogonal":
         return jax.random.split(key, probe.num)
     if pooled:
-        frames = haar_frames(key, probe.num * batch, dimension, dtype)
-        return frames.reshape(probe.num, batch, dimension)
-    keys = jax.random.split(key, batch)
+        frames = haar_frames(key, probe.num * rows, dimension, dtype)
+        return frames.reshape(probe.num, rows, dimension)
+    keys = jax.random.split(key, rows)
     frames = jax.lax.map(lambda key: haar_frames(key, probe.num, dimension, dtype), keys)
     return frames.swapaxes(0, 1)
 
 
-def coordinates(drawn: Array, probe: Probe, batch: int, dimension: int, dtype: DType) -> Array:
-    """Makes one probe's coordinates z, [B, d], of unit variance, from one of the draws."""
+def coordinates(drawn: Array, probe: Probe, rows: int, dimension: int, dtype: DType) -> Array:
+    """Makes one probe's coordinates z, [B T, d], of unit variance, from one of the draws."""
     if probe.kind == "orthogonal":
         return drawn
     sample = jax.random.normal if probe.kind == "gaussian" else jax.random.rademacher
-    return sample(drawn, (batch, dimension), dtype)
+    return sample(drawn, (rows, dimension), dtype)
 
 
 def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
@@ -152,7 +152,9 @@ def linear_response(
         exactly for "jvp", to finite-difference error otherwise.
     """
     # A tap inside a scan also stands after every other tap of the scan.
-    known = {name: clean[name] for name, shape in shapes.items() if shape.batch_axis == 0}
+    known = {
+        name: clean[name] for name, shape in shapes.items() if isolated or shape.batch_axis == 0
+    }
     if probe.difference == "jvp":
         zeros = {name: jnp.zeros_like(clean[name]) for name in perturbed}
         replay, pinned = (known, {}) if isolated else ({}, known)

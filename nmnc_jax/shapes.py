@@ -1,5 +1,7 @@
 """The taps of a model, their shapes, and activations as matrices with a row per example."""
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,7 +19,8 @@ class TapShape(NamedTuple):
         dtype: of the activation.
         batch_axis: place of the batch axis, after the time axes of the scans around the tap.
         order: place of the tap in the forward pass.
-        stage: shape of the output of the stage that follows the tap; empty for a tap in a scan.
+        stage: shape of the output of the stage that follows the tap, time axes first; empty where
+            there is none, as after the last tap of a scan's body that marks no ``tap.linear``.
     """
 
     shape: tuple[int, ...]
@@ -32,12 +35,29 @@ class TapShape(NamedTuple):
         return self.shape[self.batch_axis]
 
     @property
+    def steps(self) -> int:
+        """Time steps of the scans around the tap, T; 1 without."""
+        return math.prod(self.shape[: self.batch_axis])
+
+    @property
+    def rows(self) -> int:
+        """Examples times time steps: what subspaces and feedback are fitted over."""
+        return self.batch * self.steps
+
+    @property
     def units(self) -> int:
-        """Units per example, n; for a tap inside a scan, over all its time steps."""
-        count = 1
-        for axis, size in enumerate(self.shape):
-            count *= 1 if axis == self.batch_axis else size
-        return count
+        """Units per example and time step, n."""
+        return math.prod(self.shape[self.batch_axis + 1 :])
+
+    @property
+    def has_stage(self) -> bool:
+        """Whether a stage follows whose output has a row per example, at each time step."""
+        return self.stage[: self.batch_axis + 1] == self.shape[: self.batch_axis + 1]
+
+    @property
+    def stage_units(self) -> int:
+        """Units of that output, per example and time step."""
+        return math.prod(self.stage[self.batch_axis + 1 :])
 
 
 def tap_shapes(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, TapShape]:
@@ -90,14 +110,29 @@ def tap_shapes(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, T
 
 
 def flatten(shape: TapShape, activation: Array) -> Array:
-    """Turns one tap's activation into a matrix with a row per example, [B, n]."""
-    return jnp.moveaxis(activation, shape.batch_axis, 0).reshape(shape.batch, -1)
+    """Turns one tap's activation into a matrix with a row per example and time step, [B T, n]."""
+    return jnp.moveaxis(activation, shape.batch_axis, 0).reshape(shape.rows, shape.units)
+
+
+def flatten_stage(shape: TapShape, output: Array) -> Array:
+    """Turns the output of a tap's stage into a matrix with the rows of `flatten`, [B T, m]."""
+    return jnp.moveaxis(output, shape.batch_axis, 0).reshape(shape.rows, shape.stage_units)
 
 
 def unflatten(shape: TapShape, rows: Array) -> Array:
-    """Inverts `flatten`: [B, n] back to the activation's shape."""
-    others = tuple(s for axis, s in enumerate(shape.shape) if axis != shape.batch_axis)
-    return jnp.moveaxis(rows.reshape(shape.batch, *others), 0, shape.batch_axis)
+    """Inverts `flatten`: [B T, n] back to the activation's shape."""
+    times, units = shape.shape[: shape.batch_axis], shape.shape[shape.batch_axis + 1 :]
+    return jnp.moveaxis(rows.reshape(shape.batch, *times, *units), 0, shape.batch_axis)
+
+
+def chained_by_default(shapes: Mapping[str, TapShape]) -> bool:
+    """Whether credit is chained by the readout `next` where no readout is asked for.
+
+    So it is through time: the Jacobian of outputs to come depends on state and input, and an
+    average over examples cannot hold it, but the linear stage from one step to the next does not.
+    """
+    recurrent = any(shape.batch_axis for shape in shapes.values())
+    return recurrent and all(shape.has_stage for shape in shapes.values())
 
 
 def at_least_float32(dtype: DType) -> DType:

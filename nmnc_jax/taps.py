@@ -134,7 +134,9 @@ class Tap:
         """Marks the output of the linear stage that follows the last tap, and returns it.
 
         The readout `next` learns the map from the tap to it. What lies between it and the tap after
-        is differentiated exactly. Without a mark the stage reaches to the tap after.
+        is differentiated exactly. Without a mark the stage reaches to the tap after. In the body of
+        a scan a mark is all that the tapped value may feed: one array that holds what goes on to
+        the next step and what is read out of this one.
         """
         if self._before is None:
             return value
@@ -163,24 +165,35 @@ class Tap:
         jax.eval_shape(
             lambda carry, xs: body(carry, jax.tree.map(lambda leaf: leaf[0], xs), inside), carry, xs
         )
-        names = inside.activations.keys() & self.noise.keys()
-        noise = {name: jnp.asarray(self.noise[name]) for name in sorted(names)}
-        for name, value in noise.items():
-            if value.shape[:1] != (length,):
-                raise ValueError(
-                    f"noise[{name!r}] has shape {value.shape}; "
-                    f"inside tap.scan it takes a leading time axis of {length}"
-                )
+        # A tap before the scan whose stage is not marked by now feeds all the steps: no one stage.
+        self._before = None
+
+        def for_steps(label: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+            names = sorted(inside.activations.keys() & arrays.keys())
+            found = {name: jnp.asarray(arrays[name]) for name in names}
+            for name, value in found.items():
+                if value.shape[:1] != (length,):
+                    raise ValueError(
+                        f"{label}[{name!r}] has shape {value.shape}; "
+                        f"inside tap.scan it takes a leading time axis of {length}"
+                    )
+            return found
 
         def step(carry, slices):
-            x, noise_now = slices
-            tap = Tap(noise_now, cut=self.cut)
+            x, (noise, replay, pinned) = slices
+            tap = Tap(noise, cut=self.cut, replay=replay, pinned=pinned, stages=self.stages)
             carry, y = body(carry, x, tap)
-            return carry, (y, tap.activations)
+            return carry, (y, tap.activations, tap.stage_outputs)
 
-        carry, (ys, activations) = lax.scan(step, carry, (xs, noise))
-        for name, activation in activations.items():
-            self._record(name, activation, time_axes=inside.time_axes[name] + 1)
+        given = (
+            for_steps("noise", self.noise),
+            for_steps("replay", self.replay),
+            for_steps("pinned", self.pinned),
+        )
+        carry, (ys, activations, stage_outputs) = lax.scan(step, carry, (xs, given))
+        for name in inside.activations:
+            self._record(name, activations[name], time_axes=inside.time_axes[name] + 1)
+        self.stage_outputs |= stage_outputs
         return carry, ys
 
     def _record(self, name: str, activation: Array, time_axes: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import nmnc_jax
 from experiments.config import Config
 from nmnc_jax import Probe
-from nmnc_jax.models import MLP, ConvNet
+from nmnc_jax.models import GRU, MLP, ConvNet, LeakyRNN
 
 JVP = Probe(num=2, difference="jvp")
 
@@ -22,6 +22,7 @@ class Case(NamedTuple):
 
 
 def squared_error(outputs, targets):
+    """Of each example, or of each of its time steps."""
     return ((outputs - targets) ** 2).sum(-1)
 
 
@@ -98,6 +99,13 @@ def flax_case(model, shape):
     return Case(model.apply, model.init(jax.random.key(2), batch[0]), batch)
 
 
+def sequence_case(model, batch=4, steps=7):
+    """A recurrent network with an output at every time step."""
+    inputs, targets = jax.random.split(jax.random.key(8))
+    batches = tuple(jax.random.normal(k, (batch, steps, 3)) for k in (inputs, targets))
+    return Case(model.apply, model.init(jax.random.key(2), batches[0]), batches)
+
+
 CASES = {
     "linear": linear_case,
     "dense": lambda: flax_case(MLP((16, 8), 3), (4, 5)),
@@ -118,6 +126,8 @@ CASES = {
         weights(5, **{"in": (5, 6), "recurrent": (6, 6), "out": (6, 3)}),
         batch_of((4, 5)),
     ),
+    "leaky": lambda: sequence_case(LeakyRNN(6, 3)),
+    "gated": lambda: sequence_case(GRU(6, 3)),
 }
 
 ESTIMATORS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nmnc_jax import gradients_from_credit
-from nmnc_jax.credit import feedback_credit, losses_and_error
+from nmnc_jax.credit import losses_and_error
 from nmnc_jax.diagnostics import exact_credit, exact_gradient
 from tests.cases import CASES, linear_case, relative_error, squared_error
 
@@ -36,15 +36,6 @@ def test_credit_of_each_stage_is_its_own():
     )
     same = {name: bool((first[name] == second[name]).all()) for name in first}
     assert same == {"in": True, "middle": False, "out": True}
-
-
-def test_feedback_credit_is_the_factored_product():
-    coordinates = jax.random.normal(jax.random.key(0), (3, 2))
-    basis = jax.random.normal(jax.random.key(1), (7, 2))
-    error = jax.random.normal(jax.random.key(2), (4, 3))
-    np.testing.assert_allclose(
-        feedback_credit(coordinates, basis, error), error @ (coordinates @ basis.T), rtol=1e-4
-    )
 
 
 def test_error_is_that_of_the_batch_mean():

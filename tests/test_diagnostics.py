@@ -48,7 +48,8 @@ def test_credit_is_the_error_through_the_jacobian():
     shapes = tap_shapes(case.apply_fn, case.params, case.batch[0])
     for tap, shape in shapes.items():
         expected = jnp.einsum("bo,bon->bn", error, jacobian[tap])
-        np.testing.assert_allclose(flatten(shape, credit[tap]), expected, rtol=1e-3, atol=1e-6)
+        rows = flatten(shape, credit[tap]).reshape(expected.shape)
+        np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_gradient_is_that_of_the_untapped_model():

@@ -30,6 +30,7 @@ PIPELINE = (
     "checks",
     "taps",
     "shapes",
+    "lags",
     "subspace",
     "probes",
     "correlate",

@@ -19,7 +19,7 @@ def drawn(kind, num, batch, dimension, pooled=True, seed=0):
     draws = draw(
         jax.random.key(seed),
         probe,
-        batch=batch,
+        rows=batch,
         dimension=dimension,
         dtype=jnp.float32,
         pooled=pooled,

@@ -61,9 +61,9 @@ def test_scan_gives_a_leading_time_axis_and_takes_noise_with_it():
     changed = np.abs(noisy["hidden"] - clean["hidden"]).max((1, 2)) > 0
     assert changed.tolist() == [False, False, True, True]
     shape = tap_shapes(scanned_network, case.params, case.batch[0])["hidden"]
-    assert (shape.batch, shape.units, shape.batch_axis) == (4, 24, 1)
+    assert (shape.batch, shape.steps, shape.rows, shape.units) == (4, 4, 16, 6)
     rows = flatten(shape, clean["hidden"])
-    np.testing.assert_array_equal(rows[1].reshape(4, 6), clean["hidden"][:, 1])
+    np.testing.assert_array_equal(rows[4:8], clean["hidden"][:, 1])
     np.testing.assert_array_equal(unflatten(shape, rows), clean["hidden"])
 
 

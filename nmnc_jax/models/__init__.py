@@ -3,7 +3,18 @@
 from nmnc_jax.models.alexnet import AlexNet
 from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
+from nmnc_jax.models.recurrent import GRU, LeakyRNN
 from nmnc_jax.models.resnet import ResNet, resnet18, resnet50
 from nmnc_jax.models.transformer import VisionTransformer
 
-__all__ = ["MLP", "AlexNet", "ConvNet", "ResNet", "VisionTransformer", "resnet18", "resnet50"]
+__all__ = [
+    "GRU",
+    "MLP",
+    "AlexNet",
+    "ConvNet",
+    "LeakyRNN",
+    "ResNet",
+    "VisionTransformer",
+    "resnet18",
+    "resnet50",
+]

@@ -1,0 +1,111 @@
+"""Feedback and losses through time, for taps inside a scan.
+
+The feedback of such a tap holds one matrix for each lag from its time step to that of an output,
+stacked: [lags o, d]. Without a scan there is the one lag 0.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import lax
+
+from nmnc_jax.shapes import TapShape
+from nmnc_jax.types import Array
+
+
+def output_sequence(shape: TapShape, outputs: Array) -> Array:
+    """The outputs as this tap sees them.
+
+    Args:
+        shape: of the tap.
+        outputs: [B, ...].
+
+    Returns:
+        [B, T, o] where outputs have the tap's time axes after the examples; otherwise [B, 1, o],
+        outputs of the last time step.
+    """
+    axes = shape.batch_axis
+    timed = axes and outputs.ndim > axes + 1 and outputs.shape[1 : axes + 1] == shape.shape[:axes]
+    return outputs.reshape(shape.batch, shape.steps if timed else 1, -1)
+
+
+def jacobian_by_lag(shape: TapShape, lags: int, z: Array, dy: Array) -> Array:
+    """Correlates probes at each time step with the change of outputs so many steps later.
+
+    Args:
+        shape: of the tap.
+        lags: their number, at most T.
+        z: coordinates of the probes, [B T, d].
+        dy: change of the outputs, [B, ...].
+
+    Returns:
+        For each lag the mean over examples and time steps, [lags o, d].
+    """
+    dy = output_sequence(shape, dy)
+    if lags == 1 and dy.shape[1] == shape.steps:
+        return dy.reshape(len(z), -1).T @ z / len(z)
+    z = z.reshape(shape.batch, shape.steps, -1)
+    if dy.shape[1] == 1:
+        late = z[:, ::-1][:, :lags]
+        return jnp.einsum("bo,bld->lod", dy[:, 0], late).reshape(-1, z.shape[-1]) / shape.batch
+    later = _later(dy, lags)
+
+    def one(lag: Array) -> Array:
+        pairs = shape.batch * (shape.steps - lag)
+        return jnp.einsum("bto,btd->od", later(lag), z) / pairs.astype(z.dtype)
+
+    return lax.map(one, jnp.arange(lags)).reshape(-1, z.shape[-1])
+
+
+def credit_by_lag(shape: TapShape, coordinates: Array, error: Array) -> Array:
+    """Sends errors of outputs back to the time steps before them.
+
+    Args:
+        shape: of the tap.
+        coordinates: of the feedback, [lags o, d].
+        error: gradient of the loss with respect to the outputs, [B, ...].
+
+    Returns:
+        Credit in coordinates, [B T, d].
+    """
+    error = output_sequence(shape, error).astype(coordinates.dtype)
+    by_lag = coordinates.reshape(-1, error.shape[-1], coordinates.shape[1])
+    if len(by_lag) == 1 and error.shape[1] == shape.steps:
+        return error.reshape(shape.rows, -1) @ by_lag[0]
+    if error.shape[1] == 1:
+        late = jnp.einsum("bo,lod->bld", error[:, 0], by_lag)[:, ::-1]
+        early = shape.steps - late.shape[1]
+        return jnp.pad(late, ((0, 0), (early, 0), (0, 0))).reshape(shape.rows, -1)
+    later = _later(error, len(by_lag))
+
+    def add(credit: Array, lag_and_matrix: tuple[Array, Array]) -> tuple[Array, None]:
+        lag, matrix = lag_and_matrix
+        return credit + later(lag) @ matrix, None
+
+    nothing = jnp.zeros((*error.shape[:2], coordinates.shape[1]), coordinates.dtype)
+    credit, _ = lax.scan(add, nothing, (jnp.arange(len(by_lag)), by_lag))
+    return credit.reshape(shape.rows, -1)
+
+
+def still_to_come(shape: TapShape, changes: Array, predicted: Array) -> Array:
+    """Change of the loss that is still to come at each time step, less what was predicted of it.
+
+    Args:
+        shape: of the tap.
+        changes: of the losses, [B], or [B, T] for each time step.
+        predicted: change of the loss that follows from the noise of each time step, [B T].
+
+    Returns:
+        [B T]; where losses do not tell time steps apart, the change of the whole loss.
+    """
+    predicted = predicted.reshape(shape.batch, shape.steps)
+    if changes.ndim > 1 and changes.shape[1] == shape.steps:
+        return jnp.cumsum((changes - predicted)[:, ::-1], axis=1)[:, ::-1].reshape(-1)
+    whole = changes.reshape(shape.batch, -1).sum(axis=1) - predicted.sum(axis=1)
+    return jnp.broadcast_to(whole[:, None], predicted.shape).reshape(-1)
+
+
+def _later(sequence: Array, lags: int) -> Callable[[Array], Array]:
+    """Builds the map from a lag to a sequence [B, T, o] that much later, zero after its end."""
+    padded = jnp.pad(sequence, ((0, 0), (0, lags - 1), (0, 0)))
+    return lambda lag: lax.dynamic_slice_in_dim(padded, lag, sequence.shape[1], axis=1)
