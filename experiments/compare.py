@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in names]
     write_table(directory / "comparison.csv", rows, ".4f")
     figures.draw_all(directory, runs, {name: costs[name] for name in names})
-    figures.draw_overview(directory / "comparison.png", runs, costs, chance=1 / data.classes)
+    figures.draw_overview(directory / "comparison.png", runs, costs, chance=data.chance)
     console.print(_table(rows))
     print(f"figure: {directory / 'comparison.png'}")
 

@@ -22,18 +22,27 @@ class Stopped(Exception):
 class Config:
     """One training run."""
 
-    data: Literal["digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012"]
-    """Data set."""
-    model: Literal["mlp", "conv", "vit", "alexnet", "resnet18", "resnet50"]
+    data: Literal["digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", "flip_flop",
+                  "context", "match", "evidence", "reach"]  # fmt: skip
+    """Data set, or task of a recurrent network: flip-flop memory, context-dependent integration,
+    delayed match to sample, accumulation of evidence, or reaching from the centre out."""
+    model: Literal["mlp", "conv", "vit", "alexnet", "resnet18", "resnet50", "leaky", "gru"]
     """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
-    vision transformer; AlexNet; or a residual network with GroupNorm."""
+    vision transformer; AlexNet; a residual network with GroupNorm; a recurrent network of leaky
+    units; or a GRU. The last two read images row by row."""
     features: tuple[int, ...] = ()
-    """Hidden units of each dense layer (mlp), channels of each convolution (conv) or width of the
-    residual stream in each block, the same in all (vit)."""
+    """Hidden units of each dense layer (mlp), channels of each convolution (conv), width of the
+    residual stream in each block, the same in all (vit), or units (leaky, gru)."""
     strides: tuple[int, ...] = ()
     """Stride of each convolution (conv)."""
     dense: int = 128
     """Units of the dense layer after the convolutions (conv)."""
+    leak: float = 0.2
+    """Time step over the units' time constant (leaky)."""
+    time_steps: int = 50
+    """Time steps of a trial (tasks)."""
+    rotation: float = 0.0
+    """reach only: degrees by which the hand must end beside the target that is shown."""
     patch: int = 8
     """Side of the image patches (vit)."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -54,7 +63,8 @@ class Config:
     feedback does not turn with it), random_subspace, oracle_subspace (the exact mean Jacobian's
     rows), exact_feedback and exact_feedback_manifold (that Jacobian in the probes' place),
     node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
-    weight_mirror, weight_mirror_manifold or feedback_alignment."""
+    weight_mirror, weight_mirror_manifold, feedback_alignment or one_step (recurrent networks: no
+    credit goes back through the recurrent weights)."""
     steps: int = 1500
     """Training steps."""
     batch: int = 64
@@ -68,6 +78,9 @@ class Config:
     """Dimension of the manifold at each tap (at most the tap's units)."""
     probes: int = 1
     """Probes per example and tap at each feedback update (passes, for weight_perturbation)."""
+    probe_rows: int | None = None
+    """Examples (of a recurrent network: examples at one time step) that are perturbed at each
+    feedback update; without, all."""
     kind: Literal["gaussian", "rademacher", "orthogonal"] = "gaussian"
     """Distribution of the probes' coordinates."""
     difference: Literal["central", "forward", "jvp"] = "jvp"
@@ -109,9 +122,9 @@ class Config:
         Raises:
             UserError: naming the field, what it got and what it takes.
         """
-        counts = ("steps", "batch", "rank", "probes", "patch", "update_every", "basis_batch",
-                  "basis_update_every", "log_every", "alignment_batch", "checkpoint_every",
-                  "probe_devices")  # fmt: skip
+        counts = ("steps", "batch", "rank", "probes", "patch", "time_steps", "update_every",
+                  "basis_batch", "basis_update_every", "log_every", "alignment_batch",
+                  "checkpoint_every", "probe_devices")  # fmt: skip
         for field in counts:
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
@@ -130,6 +143,22 @@ class Config:
             raise UserError(f"features is {self.features}; {self.model} takes {takes}")
         if self.precision != "float32" and not large:
             raise UserError(f"precision is {self.precision!r}; {self.model} takes 'float32'")
+        recurrent = self.model in ("leaky", "gru")
+        tasks = ("flip_flop", "context", "match", "evidence", "reach")
+        if self.data in tasks and not recurrent:
+            raise UserError(f"model is {self.model!r}; {self.data} takes 'leaky' or 'gru'")
+        if recurrent and len(self.features) != 1:
+            raise UserError(f"features is {self.features}; {self.model} takes one number of units")
+        if not 0 < self.leak <= 1:
+            raise UserError(f"leak is {self.leak}; it takes a number above 0, up to 1")
+        if self.rotation and self.data != "reach":
+            raise UserError(f"rotation is {self.rotation}; {self.data} takes 0")
+        if self.data in tasks and self.time_steps < 10:
+            raise UserError(f"time_steps is {self.time_steps}; {self.data} takes at least 10")
+        if self.probe_rows is not None and self.probe_rows < 1:
+            raise UserError(f"probe_rows is {self.probe_rows}; it takes at least 1, or nothing")
+        if self.estimator == "one_step" and not recurrent:
+            raise UserError(f"estimator is 'one_step'; {self.model} has no recurrent weights")
         if self.model == "conv" and len(self.strides) != len(self.features):
             raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
         if self.model == "vit" and len(set(self.features)) != 1:

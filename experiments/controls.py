@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nmnc_jax import Estimator, Subspace, run
+from nmnc_jax import Estimator, Subspace, no_tap, run
+from nmnc_jax.credit import chained_gradients, losses_and_error
 from nmnc_jax.diagnostics import exact_jacobian
 from nmnc_jax.feedback import FeedbackState, rotate
+from nmnc_jax.general import info_from
+from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import FixedBasis, project
-from nmnc_jax.types import ApplyFn, Array, Batch, Params
+from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
 
 Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
 
@@ -72,6 +76,34 @@ def exact_feedback(apply_fn: ApplyFn) -> Move:
         return state._replace(feedback=feedback)
 
     return move
+
+
+def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
+    """Backpropagation of which nothing goes back through the recurrent weights.
+
+    Errors of a time step reach its rates by the readout's weights, and earlier time steps by the
+    leak or the gates alone. It takes a network of `nmnc_jax.models.recurrent`.
+    """
+
+    def estimate(key: Array, params: Params, batch: Batch, state: Any) -> tuple[Any, Any, Any]:
+        inputs, targets = batch
+        outputs = apply_fn(params, inputs, no_tap)
+        losses, error = losses_and_error(loss_fn, outputs, targets)
+        shapes = tap_shapes(apply_fn, params, inputs)
+        named = {path[-1].key: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        stage = jnp.concatenate([jnp.zeros_like(named["recurrent"]), named["output"]], axis=1)
+        gradients, credit = chained_gradients(
+            apply_fn,
+            params,
+            inputs,
+            shapes=shapes,
+            bases=dict.fromkeys(shapes),
+            coordinates=dict.fromkeys(shapes, stage.T),
+            output_error=error,
+        )
+        return gradients, state, info_from(losses, outputs, credit)
+
+    return Estimator(lambda params, batch: (), estimate)
 
 
 def jacobian_rows(apply_fn: ApplyFn) -> Move:

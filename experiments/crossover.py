@@ -28,7 +28,7 @@ from experiments.config import Config
 from experiments.data import InMemory, batches, load_in_memory
 from experiments.files import write_table
 from experiments.loop import through_training
-from experiments.trainer import build_model, loss_fn
+from experiments.trainer import build_model
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
 from nmnc_jax.diagnostics import cosine, exact_jacobian, jacobian_share
 from nmnc_jax.shapes import tap_shapes
@@ -111,7 +111,7 @@ def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, 
         """Basis and estimated Jacobian coordinates of each tap, one per repeat."""
         estimator = noise_correlation(
             apply_fn,
-            loss_fn,
+            data.loss,
             subspace=subspace,
             readout="output",
             probe=Probe(num=num, difference="jvp"),

@@ -29,6 +29,7 @@ COLOURS = {
     "weight_mirror": "tab:cyan",
     "weight_mirror_manifold": "tab:pink",
     "feedback_alignment": "darkkhaki",
+    "one_step": "teal",
 }
 
 

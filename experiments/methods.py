@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 import nmnc_jax
 from experiments.config import Config, UserError
-from experiments.controls import exact_feedback, jacobian_rows, moved_by, without_rotation
+from experiments.controls import (
+    exact_feedback,
+    jacobian_rows,
+    moved_by,
+    one_step,
+    without_rotation,
+)
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.shapes import TapShape
 from nmnc_jax.types import ApplyFn, LossFn
@@ -29,6 +35,7 @@ METHODS = (
     "weight_mirror",
     "weight_mirror_manifold",
     "feedback_alignment",
+    "one_step",
 )
 LEARNED = (
     "vnc",
@@ -81,17 +88,19 @@ def build_estimator(
         difference=config.difference,
         sigma=config.sigma,
         scope=config.scope,
+        rows=config.probe_rows,
         **divided,
     )
     feedback = nmnc_jax.learned_feedback(config.feedback_decay, update_every=config.update_every)
-    exact_probe = dataclasses.replace(probe, difference="jvp")
+    exact_probe = dataclasses.replace(probe, difference="jvp", rows=None)
+    every_row = dataclasses.replace(probe, rows=None)
 
     components = nmnc_jax.pca(
         rank, update_every=config.basis_update_every, decay=config.basis_decay
     )
 
     def with_feedback(
-        subspace: nmnc_jax.Subspace, readout: Literal["output", "next"] = "output"
+        subspace: nmnc_jax.Subspace, readout: Literal["next"] | None = None
     ) -> Estimator:
         return nmnc_jax.noise_correlation(
             apply_fn, loss_fn, subspace=subspace, readout=readout, probe=probe, feedback=feedback
@@ -128,9 +137,9 @@ def build_estimator(
         "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
         "exact_feedback": lambda: with_exact_feedback(nmnc_jax.isotropic()),
         "exact_feedback_manifold": lambda: with_exact_feedback(components),
-        "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=probe),
+        "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=every_row),
         "node_perturbation_manifold": lambda: nmnc_jax.node_perturbation(
-            apply_fn, loss_fn, probe=probe, rank=rank
+            apply_fn, loss_fn, probe=every_row, rank=rank
         ),
         "forward_gradient": lambda: nmnc_jax.forward_gradient(apply_fn, loss_fn, probe=exact_probe),
         "weight_perturbation": lambda: nmnc_jax.weight_perturbation(
@@ -141,6 +150,7 @@ def build_estimator(
         "feedback_alignment": lambda: nmnc_jax.feedback_alignment(
             apply_fn, loss_fn, seed=config.seed
         ),
+        "one_step": lambda: one_step(apply_fn, loss_fn),
     }
     return makers[check_method(config.estimator)]()
 
@@ -157,7 +167,8 @@ def forward_passes(config: Config, taps: int) -> float:
         return 3
     if method == "weight_perturbation":
         return 2 * config.probes
-    if method in ("dfa", "feedback_alignment", "exact_feedback", "exact_feedback_manifold"):
+    if method in ("dfa", "feedback_alignment", "exact_feedback", "exact_feedback_manifold",
+                  "one_step"):  # fmt: skip
         return 2
     every = config.update_every if method in LEARNED else 1
     return 2 + passes_of * together * config.probes / every

@@ -17,14 +17,25 @@ from experiments.mesh import Devices, make_devices
 from experiments.methods import CHAINED, build_estimator
 from nmnc_jax import backprop, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
-from nmnc_jax.models import MLP, AlexNet, ConvNet, VisionTransformer, resnet18, resnet50
+from nmnc_jax.models import (
+    GRU,
+    MLP,
+    AlexNet,
+    ConvNet,
+    LeakyRNN,
+    RowReader,
+    VisionTransformer,
+    resnet18,
+    resnet50,
+)
 from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
 
-loss_fn = optax.softmax_cross_entropy_with_integer_labels
 CHUNK = 256
 """Examples per pass when a network is tested, or credit compared with the exact credit."""
+NOTHING = -1
+"""Targets of what is no example: no class, and no mask of a trial."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -55,18 +66,20 @@ class Trainer(NamedTuple):
     devices: Devices
 
 
-def build_model(config: Config, classes: int) -> nn.Module:
+def build_model(config: Config, outputs: int) -> nn.Module:
     """Builds the network that a configuration describes."""
     dtype = jnp.dtype(config.precision)
     makers: dict[str, Callable[[], nn.Module]] = {
-        "mlp": lambda: MLP(config.features, classes),
-        "conv": lambda: ConvNet(config.features, config.strides, config.dense, classes),
+        "mlp": lambda: MLP(config.features, outputs),
+        "conv": lambda: ConvNet(config.features, config.strides, config.dense, outputs),
         "vit": lambda: VisionTransformer(
-            config.features[0], len(config.features), config.patch, classes
+            config.features[0], len(config.features), config.patch, outputs
         ),
-        "alexnet": lambda: AlexNet(classes, dtype),
-        "resnet18": lambda: resnet18(classes, dtype=dtype),
-        "resnet50": lambda: resnet50(classes, dtype=dtype),
+        "alexnet": lambda: AlexNet(outputs, dtype),
+        "resnet18": lambda: resnet18(outputs, dtype=dtype),
+        "resnet50": lambda: resnet50(outputs, dtype=dtype),
+        "leaky": lambda: RowReader(LeakyRNN(config.features[0], outputs, config.leak)),
+        "gru": lambda: RowReader(GRU(config.features[0], outputs)),
     }
     return makers[config.model]()
 
@@ -74,14 +87,16 @@ def build_model(config: Config, classes: int) -> nn.Module:
 def make_trainer(config: Config, data: Dataset) -> Trainer:
     """Builds the run that a configuration describes, on a data set, for any seed."""
     devices = make_devices(config)
-    model = build_model(config, data.classes)
+    model = build_model(config, data.outputs)
     apply_fn: Any = model.apply
-    images, _ = data.train_examples(np.arange(1))
-    images = jax.ShapeDtypeStruct((config.batch, *images.shape[1:]), images.dtype)
+    images, targets = (
+        jax.ShapeDtypeStruct((config.batch, *part.shape[1:]), part.dtype)
+        for part in data.train_examples(np.arange(1))
+    )
     sample = jax.eval_shape(data.normalise, images)
     template = jax.eval_shape(model.init, jax.random.key(0), sample)
     shapes = tap_shapes(apply_fn, template, sample)
-    estimator = build_estimator(config, apply_fn, loss_fn, shapes)
+    estimator = build_estimator(config, apply_fn, data.loss, shapes)
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     optimiser = optax.adam(schedule)
 
@@ -96,7 +111,7 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
 
         return fresh
 
-    first = jax.eval_shape(initial(estimator), jax.random.key(0), (images, jnp.zeros(config.batch)))
+    first = jax.eval_shape(initial(estimator), jax.random.key(0), (images, targets))
     lies = jax.tree.map(lambda leaf: devices.replicated, first)._replace(
         estimator=devices.estimator_state(first.estimator, shapes, config.divide_units)
     )
@@ -105,7 +120,8 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         places = np.random.default_rng(seed).permutation(data.train_size)[: config.basis_batch]
         batch = devices.everywhere(data.train_examples(places))
         # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
-        seeded = build_estimator(dataclasses.replace(config, seed=seed), apply_fn, loss_fn, shapes)
+        own = dataclasses.replace(config, seed=seed)
+        seeded = build_estimator(own, apply_fn, data.loss, shapes)
         return jax.jit(initial(seeded), out_shardings=lies)(jax.random.key(seed), batch)
 
     def train_step(state: TrainState, key: Array, batch: Batch) -> tuple[TrainState, Array]:
@@ -117,16 +133,21 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         return TrainState(params, optimised, estimated), info.loss
 
     @jax.jit
-    def correct(params: Any, batch: Batch) -> Array:
+    def tested(params: Any, batch: Batch) -> Array:
         inputs, targets = ready(batch)
-        return (jnp.argmax(apply_fn(params, inputs, no_tap), -1) == targets).sum()
+        outputs = apply_fn(params, inputs, no_tap)
+        real = (targets.reshape(len(targets), -1) != NOTHING).any(axis=1)
+        losses = data.loss(outputs, targets).reshape(len(targets), -1).mean(axis=1)
+        each = data.correct(outputs, targets), losses
+        return jnp.where(real[None], jnp.stack(each), 0).sum(axis=1)
 
-    def test_accuracy(params: Any) -> float:
-        found = [correct(params, batch) for batch in _test_batches(data, devices)]
-        return sum(map(float, found)) / data.test_size
+    def test(params: Any) -> dict[str, float]:
+        found = [np.asarray(tested(params, batch)) for batch in _test_batches(data, devices)]
+        accuracy, loss = np.sum(found, axis=0) / data.test_size
+        return {"test_accuracy": float(accuracy), "test_loss": float(loss)}
 
-    readout = "next" if config.estimator in CHAINED else "output"
-    compare = _alignments(apply_fn, estimator, readout, ready)
+    readout = "next" if config.estimator in CHAINED else None
+    compare = _alignments(apply_fn, data, estimator, readout, ready)
     fixed = np.random.default_rng(0).permutation(data.train_size)[: config.alignment_batch]
     size = devices.size(min(CHUNK, len(fixed)))
     large = [
@@ -136,7 +157,7 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
 
     def measure(state: TrainState, key: Array, batch: Batch) -> dict[str, Any]:
         measured = compare(state, key, batch, large)
-        return {"test_accuracy": test_accuracy(state.params), **measured}
+        return {**test(state.params), **measured}
 
     placed = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -159,12 +180,13 @@ def _on(devices: Devices, function: Function) -> Function:
 
 
 def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
-    """All test examples; the last batch is filled up with examples of no class."""
+    """All test examples; the last batch is filled up with ones whose targets are `NOTHING`."""
     size = devices.size(min(CHUNK, data.test_size))
 
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = data.test_examples(np.minimum(indices, data.test_size - 1))
-        return inputs, np.where(indices < data.test_size, targets, -1).astype(targets.dtype)
+        inputs, targets = map(np.array, data.test_examples(np.minimum(indices, data.test_size - 1)))
+        targets[indices >= data.test_size] = NOTHING
+        return inputs, targets
 
     for at in range(0, data.test_size, size):
         yield devices.gather(read, np.arange(at, at + size))
@@ -172,8 +194,9 @@ def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
 
 def _alignments(
     apply_fn: ApplyFn,
+    data: Dataset,
     estimator: Estimator,
-    readout: Literal["output", "next"],
+    readout: Literal["next"] | None,
     ready: Callable[[Batch], Batch],
 ) -> Callable[..., dict[str, Any]]:
     """Builds the comparison of a method with the exact gradient of a large fixed batch.
@@ -187,18 +210,18 @@ def _alignments(
         params, memory = state.params, state.estimator
         chunk = ready(chunk)
         exact_key, credit_key = jax.random.split(key)
-        exact, _, told = backprop(apply_fn, loss_fn).estimate(exact_key, params, chunk, ())
+        exact, _, told = backprop(apply_fn, data.loss).estimate(exact_key, params, chunk, ())
         credit = {}
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback:
                 credit = credit_from_state(
-                    apply_fn, loss_fn, params, chunk, memory, readout=readout
+                    apply_fn, data.loss, params, chunk, memory, readout=readout
                 )
             else:
                 credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
         return {
             "gradient": exact,
-            "correct": (told.outputs.argmax(axis=-1) == chunk[1]).mean(),
+            "correct": data.correct(told.outputs, chunk[1]).mean(),
             "credit": credit,
             "exact_credit": {name: told.credit[name] for name in credit},
         }

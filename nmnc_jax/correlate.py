@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from nmnc_jax.probes import Probe, coordinates, draw, linear_response
+from nmnc_jax.probes import (
+    Probe,
+    coordinates,
+    draw,
+    linear_response,
+    places_of_rows,
+    spread_over_rows,
+)
 from nmnc_jax.shapes import TapShape, at_least_float32, unflatten
 from nmnc_jax.subspace import dimension_of, lift
 from nmnc_jax.taps import Tap
@@ -69,6 +76,11 @@ def correlations(
     keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
     dimensions = {name: dimension_of(bases[name], shapes[name].units) for name in shapes}
     dtypes = {name: at_least_float32(s.dtype) for name, s in shapes.items()}
+    places: dict[str, Array | None] = dict.fromkeys(shapes)
+    if probe.rows is not None:
+        for name, shape in shapes.items():
+            place_key, keys[name] = jax.random.split(keys[name])
+            places[name] = places_of_rows(place_key, probe, shape.rows)
 
     def probe_together(names: list[str]) -> dict[str, Correlation]:
         def response(tap: Tap) -> dict[str, Array]:
@@ -83,9 +95,10 @@ def correlations(
             z, noise = {}, {}
             for name in names:
                 shape, basis = shapes[name], bases[name]
-                z[name] = coordinates(
-                    drawn[name], probe, shape.rows, dimensions[name], dtypes[name]
+                some = coordinates(
+                    drawn[name], probe, probe.rows or shape.rows, dimensions[name], dtypes[name]
                 )
+                z[name] = spread_over_rows(some, places[name], shape.rows)
                 rows = scales[name] * lift(basis, z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
             changes = change(noise)
@@ -100,7 +113,7 @@ def correlations(
             draws[name] = draw(
                 keys[name],
                 probe,
-                rows=shapes[name].rows,
+                rows=probe.rows or shapes[name].rows,
                 dimension=dimensions[name],
                 dtype=dtypes[name],
                 pooled=pooled,

@@ -105,6 +105,8 @@ def noise_correlation(
         raise ValueError(f"readout is {readout!r}; it takes 'output', 'loss', 'next' or None")
     if readout != "loss" and feedback is None:
         raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
+    if readout == "loss" and probe.rows is not None:
+        raise ValueError(f"probe.rows is {probe.rows}; readout 'loss' takes None")
     if horizon is not None:
         check_count("horizon", horizon)
         if readout == "next":

@@ -36,6 +36,9 @@ class Probe:
             costs fewer passes and adds the variance of the other taps' perturbations.
         chunk: most probes in memory at once; the largest divisor of `num` up to it is taken. None:
             1 on CPU, where a loop is fastest, 8 elsewhere. It changes results by rounding only.
+        rows: how many of a tap's rows (its examples, in a scan at each time step) are perturbed at
+            each feedback update, drawn anew; their responses count for more in return, so that the
+            estimate stays unbiased. None perturbs all. The readout `loss` takes None.
         mesh_axis: axis of the mesh in context (``jax.set_mesh``) over which the probes of a chunk
             are divided; its size divides the chunk.
 
@@ -56,6 +59,7 @@ class Probe:
     sigma: float = 1e-3
     scope: Scope = "each_tap"
     chunk: int | None = None
+    rows: int | None = None
     mesh_axis: str | None = None
 
     def __post_init__(self):
@@ -65,8 +69,9 @@ class Probe:
                 raise ValueError(f"{name} is {value!r}; it takes one of {list(get_args(takes))}")
         check_count("num", self.num)
         check_sigma(self.sigma)
-        if self.chunk is not None:
-            check_count("chunk", self.chunk)
+        for name in ("chunk", "rows"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
 
     def chunk_size(self) -> int:
         """Probes in memory at once: the largest divisor of `num` up to `chunk`."""
@@ -107,6 +112,30 @@ def coordinates(drawn: Array, probe: Probe, rows: int, dimension: int, dtype: DT
         return drawn
     sample = jax.random.normal if probe.kind == "gaussian" else jax.random.rademacher
     return sample(drawn, (rows, dimension), dtype)
+
+
+def places_of_rows(key: Array, probe: Probe, rows: int) -> Array | None:
+    """Draws which of a tap's rows are perturbed, [probe.rows]; None for all of them.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if probe.rows is None:
+        return None
+    if probe.rows > rows:
+        raise ValueError(f"rows is {probe.rows}; it takes at most {rows}, those of a batch")
+    return jax.random.permutation(key, rows)[: probe.rows]
+
+
+def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:
+    """Puts coordinates of the perturbed rows in their places, and zero elsewhere, [B T, d].
+
+    They are scaled so that the mean over all rows of z z^T is still the identity.
+    """
+    if places is None:
+        return z
+    scaled = z * jnp.asarray(rows / len(places), z.dtype) ** 0.5
+    return jnp.zeros((rows, z.shape[1]), z.dtype).at[places].set(scaled)
 
 
 def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:

@@ -78,12 +78,12 @@ def whole_loss(outputs, targets):
     return timed_loss(outputs, targets).mean(axis=1)
 
 
-def estimates(estimator, count, read):
+def estimates(estimator, count, read, params=LINEAR):
     """What `read` takes of (state, info) after each of many first steps, [count, ...]."""
-    state = estimator.init(LINEAR, BATCH)
+    state = estimator.init(params, BATCH)
 
     def one(key):
-        _, after, info = estimator.estimate(key, LINEAR, BATCH, state)
+        _, after, info = estimator.estimate(key, params, BATCH, state)
         return read(after, info)
 
     keys = jax.random.split(jax.random.key(5), count)
@@ -107,6 +107,24 @@ def test_output_by_lag_learns_a_matrix_for_each_lag(horizon):
         matrices.append((power @ LINEAR["out"]).T)
         power = power @ LINEAR["recurrent"]
     assert np.abs(z_scores(found, np.concatenate(matrices))).max() < 4.5
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
+def test_few_perturbed_rows_leave_the_estimate_unbiased(kind):
+    """Of 20 rows two are perturbed; the variance is that of two probes."""
+    probe = Probe(num=1, kind=kind, difference="jvp", rows=2)
+    estimator = nmnc_jax.vnc(
+        linear_in_time, timed_loss, feedback_decay=0.0, readout="output", horizon=1, probe=probe
+    )
+    # Without recurrence, so that no row hears the noise of another.
+    params = {**LINEAR, "recurrent": jnp.zeros((UNITS, UNITS))}
+    found = estimates(estimator, 4000, lambda state, _: state.feedback["state"].coordinates, params)
+    assert np.abs(z_scores(found, LINEAR["out"].T)).max() < 4.5
+    size = float((LINEAR["out"] ** 2).sum())
+    spread = found.var(axis=0).sum() / size
+    # Gaussian: (n + 1) / N; two of a frame: n / N - 1.
+    expected = (UNITS + 1) / 2 if kind == "gaussian" else UNITS / 2 - 1
+    assert spread == pytest.approx(expected, rel=0.1)
 
 
 def test_exact_lags_give_the_exact_credit_and_a_horizon_cuts_them_off():
@@ -240,6 +258,12 @@ def test_bad_requests_are_refused():
         nmnc_jax.nmnc(case.apply_fn, squared_error, rank=2, readout="next", horizon=3)
     with pytest.raises(ValueError, match="horizon is 0"):
         nmnc_jax.vnc(case.apply_fn, squared_error, horizon=0)
+    with pytest.raises(ValueError, match=r"probe\.rows is 3; readout 'loss' takes None"):
+        nmnc_jax.node_perturbation(case.apply_fn, squared_error, probe=Probe(rows=3))
+    few = nmnc_jax.vnc(case.apply_fn, squared_error, probe=Probe(rows=29, difference="jvp"))
+    state = few.init(case.params, case.batch)
+    with pytest.raises(ValueError, match="rows is 29; it takes at most 28"):
+        few.estimate(jax.random.key(0), case.params, case.batch, state)
     estimator = nmnc_jax.vnc(case.apply_fn, lambda y, t: ((y - t) ** 2).sum((-1, -2)).mean())
     state = nmnc_jax.vnc(case.apply_fn, squared_error).init(case.params, case.batch)
     with pytest.raises(ValueError, match=r"or one for each time step, \(4, 7\), not reduced"):

@@ -13,7 +13,7 @@ from experiments import claims
 from experiments.claims.study import Options, Study
 from experiments.command import open_directory, run_command, write_json
 from experiments.config import UserError, load_config
-from experiments.data import load_in_memory
+from experiments.data import TASKS, load, load_in_memory
 from experiments.machine import machine, versions
 from experiments.train import is_same_run
 
@@ -45,7 +45,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume and options.out is None:
         raise UserError("resume takes the claim's directory: --out DIR")
     going = options.resume and is_same_run(options.out, config)
-    data = load_in_memory(config)
+    takes_task = config.data in TASKS
+    if takes_task != (name == "recurrent"):
+        wants = f"one of {list(TASKS)}" if name == "recurrent" else "images"
+        raise UserError(f"data is {config.data!r}; claim {name} takes {wants}")
+    data = load(config) if takes_task else load_in_memory(config)
     directory = open_directory(options.out, f"claim-{name}", occupied=going)
     asked = {"claim": name, "seeds": options.seeds, "full": options.full,
              "neural": [str(path) for path in options.neural]}  # fmt: skip

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from experiments.command import write_json
 from experiments.config import Config
-from experiments.data import InMemory
 from experiments.figures import COLOURS, interval
 from experiments.files import write_table
 from experiments.loop import train
@@ -146,7 +145,7 @@ class Study(NamedTuple):
         config: the network, its training and the data.
         seeds: the seeds.
         full: whether all points are wanted.
-        data: the data set.
+        data: the data set: of images, but for the claim `recurrent`.
         neural: paths of recordings.
     """
 
@@ -154,7 +153,7 @@ class Study(NamedTuple):
     config: Config
     seeds: range
     full: bool
-    data: InMemory
+    data: Any
     neural: tuple[Path, ...] = ()
 
     @property
@@ -197,7 +196,8 @@ def trained(study: Study, config: Config) -> list[Row]:
     """Trains a network of every seed; they share what is compiled.
 
     Returns:
-        For each seed: test accuracy, and alignment of the credit, at each tap and in the mean.
+        For each seed: test accuracy and loss, and alignment of the credit, at each tap and in the
+        mean.
     """
     trainer = make_trainer(config, study.data)
     rows: list[Row] = []
@@ -209,9 +209,9 @@ def trained(study: Study, config: Config) -> list[Row]:
 
 
 def told(record: Row) -> Row:
-    """Accuracy of a measurement, and alignment of its credit in the mean and at each tap."""
+    """Accuracy, loss, and alignment of the credit in the mean and at each tap."""
     alignments = record.get("alignment", {})
-    row = {"test_accuracy": record["test_accuracy"]}
+    row = {name: record[name] for name in ("test_accuracy", "test_loss")}
     if alignments:
         row["credit_alignment"] = float(np.mean(list(alignments.values())))
     return row | {f"alignment_{tap}": value for tap, value in alignments.items()}

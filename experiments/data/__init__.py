@@ -1,4 +1,4 @@
-"""Data sets: embedded ones, and those of TensorFlow Datasets' catalogue."""
+"""Data sets: embedded ones, those of TensorFlow Datasets' catalogue, and tasks through time."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,18 @@ from experiments.config import Config, UserError
 from experiments.data.catalogue import load_cifar10
 from experiments.data.dataset import Dataset, Examples, InMemory, batches
 from experiments.data.embedded import load_embedded
+from experiments.data.tasks import TASKS, Trials
 
-__all__ = ["Dataset", "Examples", "InMemory", "batches", "load", "load_in_memory"]
+__all__ = [
+    "TASKS",
+    "Dataset",
+    "Examples",
+    "InMemory",
+    "Trials",
+    "batches",
+    "load",
+    "load_in_memory",
+]
 
 EMBEDDED = ("digits", "mnist5k", "photos")
 CACHE = "~/.cache/nmnc_jax"
@@ -24,6 +34,8 @@ def load(config: Config) -> Dataset:
         from experiments.data.imagenet import load_imagenet
 
         return load_imagenet(Path(config.data_dir).expanduser(), config.validation)
+    if config.data in TASKS:
+        return Trials(config.data, config.time_steps, config.rotation, config.validation)
     return load_in_memory(config)
 
 

@@ -6,6 +6,7 @@ from itertools import count
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import optax
 
 from experiments.config import UserError
 from nmnc_jax.types import Array
@@ -14,12 +15,27 @@ Examples = tuple[np.ndarray, np.ndarray]
 """Images [examples, height, width, channels] and int32 classes [examples]."""
 
 
+def class_loss(outputs: Array, targets: Array) -> Array:
+    """Cross entropy of each example, [B], from outputs [B, classes] and classes [B]."""
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+
+def class_correct(outputs: Array, targets: Array) -> Array:
+    """Whether each example's class was told, [B]."""
+    return (outputs.argmax(axis=-1) == targets).astype(outputs.dtype)
+
+
 class Dataset(Protocol):
-    """A data set for classification."""
+    """A data set: images and their classes, or the trials of a task."""
 
     @property
-    def classes(self) -> int:
-        """Number of classes."""
+    def outputs(self) -> int:
+        """Outputs of a network, one for each class where there are classes."""
+        ...
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers without looking."""
         ...
 
     @property
@@ -57,6 +73,14 @@ class Dataset(Protocol):
         """Makes read images the network's inputs, float32; it runs on the device."""
         ...
 
+    def loss(self, outputs: Array, targets: Array) -> Array:
+        """Loss of each example, [B], or of each of its time steps, [B, T]."""
+        ...
+
+    def correct(self, outputs: Array, targets: Array) -> Array:
+        """Share of right answers of each example, [B]."""
+        ...
+
 
 class InMemory(NamedTuple):
     """A `Dataset` that is whole in memory.
@@ -80,6 +104,19 @@ class InMemory(NamedTuple):
     white: float
     mean: np.ndarray
     scale: np.ndarray
+
+    loss = staticmethod(class_loss)
+    correct = staticmethod(class_correct)
+
+    @property
+    def outputs(self) -> int:
+        """One for each class."""
+        return self.classes
+
+    @property
+    def chance(self) -> float:
+        """Of classes that are equally frequent."""
+        return 1 / self.classes
 
     @property
     def train_size(self) -> int:

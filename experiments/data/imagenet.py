@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.config import UserError
 from experiments.data.catalogue import open_sources
-from experiments.data.dataset import Examples, batch_indices
+from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
 from nmnc_jax.types import Array
 
 MEAN = (0.485, 0.456, 0.406)
@@ -47,7 +47,11 @@ class ImageNet:
     train_places: np.ndarray
     test_places: np.ndarray
     side: int = 224
-    classes: int = 1000
+    outputs: int = 1000
+    chance: float = 1e-3
+
+    loss = staticmethod(class_loss)
+    correct = staticmethod(class_correct)
 
     @property
     def train_size(self) -> int:

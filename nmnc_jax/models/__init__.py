@@ -3,7 +3,7 @@
 from nmnc_jax.models.alexnet import AlexNet
 from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
-from nmnc_jax.models.recurrent import GRU, LeakyRNN
+from nmnc_jax.models.recurrent import GRU, LeakyRNN, RowReader
 from nmnc_jax.models.resnet import ResNet, resnet18, resnet50
 from nmnc_jax.models.transformer import VisionTransformer
 
@@ -14,6 +14,7 @@ __all__ = [
     "ConvNet",
     "LeakyRNN",
     "ResNet",
+    "RowReader",
     "VisionTransformer",
     "resnet18",
     "resnet50",

@@ -146,6 +146,31 @@ class GRU(nn.Module):
         return jnp.moveaxis(outputs, 0, 1)
 
 
+class RowReader(nn.Module):
+    """Lets a recurrent network read images row by row, and answer after the last one.
+
+    Attributes:
+        network: maps inputs [B, T, i] to outputs [B, T, o].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax.models import GRU, RowReader
+        >>> model, images = RowReader(GRU(16, 10)), jnp.ones((4, 28, 28, 1))
+        >>> model.apply(model.init(jax.random.key(0), images), images).shape
+        (4, 10)
+    """
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
+        """Maps images [B, H, W, C] to outputs [B, o]; sequences [B, T, i] to [B, T, o]."""
+        if inputs.ndim == 3:
+            return self.network(inputs, tap)  # pyright: ignore[reportCallIssue]
+        rows = inputs.reshape(*inputs.shape[:2], -1)
+        return self.network(rows, tap)[:, -1]  # pyright: ignore[reportCallIssue]
+
+
 def _noise(seeds: Array, step: Array, units: int) -> Array:
     """Gaussian noise of one time step, [B, N], each example's from its own seed."""
 

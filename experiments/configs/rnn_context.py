@@ -1,0 +1,12 @@
+"""Context-dependent integration by a recurrent network of leaky units, any estimator.
+
+python -m experiments.train rnn_context --estimator nmnc
+
+Settings chosen here.
+"""
+
+import dataclasses
+
+from experiments.configs.rnn_flip_flop import config as flip_flop
+
+config = dataclasses.replace(flip_flop, data="context")

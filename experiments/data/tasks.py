@@ -1,0 +1,232 @@
+"""Tasks for recurrent networks: what animals are trained on, drawn without end.
+
+Each task is a pure function of a key and a number of time steps T, for one trial: inputs [T, i],
+targets [T, o] and mask [T], which is 1 at the time steps that count. Inputs and targets are of the
+order of 1, and have no units.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.dataset import Examples
+from nmnc_jax.types import Array
+
+Trial = tuple[Array, Array, Array]
+TRAIN, TEST = 2**20, 2048
+
+
+def flip_flop(key: Array, steps: int, *, bits: int = 3, rate: float = 0.1) -> Trial:
+    """Remember each channel's last pulse, +1 or -1 (Sussillo and Barak 2013).
+
+    Pulses come at each time step with probability `rate`, and at the first one. Inputs [T, bits],
+    targets [T, bits].
+    """
+    sign_key, time_key = jax.random.split(key)
+    signs = jax.random.rademacher(sign_key, (steps, bits), jnp.float32)
+    pulse = jax.random.bernoulli(time_key, rate, (steps, bits)).at[0].set(True)
+    place = jnp.arange(steps, dtype=jnp.int32)[:, None]
+    last = jax.lax.cummax(jnp.where(pulse, place, -1), axis=0)
+    targets = jnp.take_along_axis(signs, last, axis=0)
+    return jnp.where(pulse, signs, 0.0), targets, jnp.ones(steps)
+
+
+def context(key: Array, steps: int, *, noise: float = 1.0) -> Trial:
+    """Tell the sign of the mean of the channel that the context names (Mante et al. 2013).
+
+    Inputs [T, 4]: two channels of evidence, each a constant of size .1 to .5 and Gaussian noise of
+    standard deviation `noise` at each time step, until the last quarter; the context, one of two.
+    Targets [T, 1]: -1 or 1, in the last quarter.
+    """
+    sign_key, size_key, noise_key, context_key = jax.random.split(key, 4)
+    means = jax.random.rademacher(sign_key, (2,), jnp.float32)
+    means = means * jax.random.uniform(size_key, (2,), minval=0.1, maxval=0.5)
+    asked = jax.random.bernoulli(context_key).astype(jnp.int32)
+    respond = _last(steps, 4)
+    evidence = means[None] + noise * jax.random.normal(noise_key, (steps, 2))
+    evidence = evidence * (1 - respond)[:, None]
+    cue = jnp.broadcast_to(jax.nn.one_hot(asked, 2)[None], (steps, 2))
+    targets = respond[:, None] * jnp.sign(means[asked])
+    return jnp.concatenate([evidence, cue], axis=1), targets, respond
+
+
+def match(key: Array, steps: int, *, stimuli: int = 4) -> Trial:
+    """Tell whether a second stimulus is the same as the first, after a delay.
+
+    Inputs [T, stimuli]: one stimulus in the first fifth of the trial, one in the fourth fifth,
+    which are the same in half of the trials. Targets [T, 1]: 1 or -1, in the last fifth.
+    """
+    same_key, first_key, other_key = jax.random.split(key, 3)
+    same = jax.random.bernoulli(same_key)
+    first = jax.random.randint(first_key, (), 0, stimuli)
+    other = (first + jax.random.randint(other_key, (), 1, stimuli)) % stimuli
+    fifth = jnp.arange(steps) * 5 // steps
+    shown = (fifth == 0)[:, None] * jax.nn.one_hot(first, stimuli)[None]
+    shown = shown + (fifth == 3)[:, None] * jax.nn.one_hot(jnp.where(same, first, other), stimuli)
+    respond = (fifth == 4).astype(jnp.float32)
+    return shown, respond[:, None] * jnp.where(same, 1.0, -1.0), respond
+
+
+def evidence(key: Array, steps: int, *, rate: float = 0.3) -> Trial:
+    """Tell on which side more clicks came (Brunton et al. 2013).
+
+    Inputs [T, 2]: clicks left and right, each 0 or 1, with rates that add up to `rate`, until the
+    last quarter; at the first time step only one that decides where the others do not. Targets
+    [T, 1]: -1 where more came left, 1 where more came right, in the last quarter.
+    """
+    odds_key, click_key, first_key = jax.random.split(key, 3)
+    right = jax.random.uniform(odds_key, minval=0.2, maxval=0.8)
+    respond = _last(steps, 4)
+    chance = rate * jnp.stack([1 - right, right])
+    clicks = jax.random.bernoulli(click_key, chance[None], (steps, 2)).astype(jnp.float32)
+    clicks = (clicks * (1 - respond)[:, None]).at[0].set(0)
+    sides = clicks.sum(axis=0)
+    tied = (sides[0] == sides[1]).astype(jnp.float32)
+    clicks = clicks.at[0, jax.random.bernoulli(first_key).astype(jnp.int32)].set(tied)
+    sides = clicks.sum(axis=0)
+    return clicks, respond[:, None] * jnp.sign(sides[1] - sides[0]), respond
+
+
+def reach(key: Array, steps: int, *, rotation: float = 0.0) -> Trial:
+    """Reach from the centre to a target on the unit circle, after a go signal.
+
+    Inputs [T, 3]: the target's place (x, y), shown throughout, and 1 until the go signal, which
+    comes in the second fifth of the trial. Targets [T, 2]: the hand's place, which moves with a
+    bell-shaped speed over two fifths of the trial, to the target turned by `rotation` degrees, and
+    stays.
+    """
+    angle_key, go_key = jax.random.split(key)
+    angle = jax.random.uniform(angle_key, maxval=2 * jnp.pi)
+    place = jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+    go = jax.random.randint(go_key, (), steps // 5, 2 * steps // 5)
+    passed = jnp.clip((jnp.arange(steps) - go) / (2 * steps / 5), 0, 1)
+    # The minimum-jerk movement (Flash and Hogan 1985).
+    share = 10 * passed**3 - 15 * passed**4 + 6 * passed**5
+    turn = rotation * jnp.pi / 180
+    end = jnp.stack([jnp.cos(angle + turn), jnp.sin(angle + turn)])
+    hold = (jnp.arange(steps) < go).astype(jnp.float32)
+    inputs = jnp.concatenate([jnp.broadcast_to(place[None], (steps, 2)), hold[:, None]], axis=1)
+    return inputs, share[:, None] * end[None], jnp.ones(steps)
+
+
+class Task(NamedTuple):
+    """A task, and what is known of it.
+
+    Attributes:
+        trial: key and time steps to one trial.
+        chance: share of right answers of a network that ignores its inputs.
+        ceiling: that of the best one; for `context`, of one that adds up the evidence.
+    """
+
+    trial: Callable[..., Trial]
+    chance: float
+    ceiling: float
+
+
+TASKS = {
+    "flip_flop": Task(flip_flop, 0.5, 1.0),
+    "context": Task(context, 0.5, 0.942),
+    "match": Task(match, 0.5, 1.0),
+    "evidence": Task(evidence, 0.5, 1.0),
+    "reach": Task(reach, 0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A `Dataset` of a task's trials: each is known from its number.
+
+    Targets hold the mask as their last channel, [B, T, o + 1].
+
+    Attributes:
+        name: of the task.
+        steps: T.
+        rotation: reach only: turn of the targets, in degrees.
+        validation: whether test trials are others than those of the test.
+    """
+
+    name: str
+    steps: int
+    rotation: float = 0.0
+    validation: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network."""
+        return self.train_examples(np.arange(1))[1].shape[-1] - 1
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers without looking."""
+        return TASKS[self.name].chance
+
+    @property
+    def train_size(self) -> int:
+        """Training trials; no run sees one twice."""
+        return TRAIN
+
+    @property
+    def test_size(self) -> int:
+        """Test trials."""
+        return TEST
+
+    def train_examples(self, indices: np.ndarray) -> Examples:
+        """Draws training trials."""
+        return self._trials(0, indices)
+
+    def test_examples(self, indices: np.ndarray) -> Examples:
+        """Draws trials that training never sees."""
+        return self._trials(2 if self.validation else 1, indices)
+
+    def train_batches(
+        self, batch: int, seed: int, *, steps: range, rows: np.ndarray
+    ) -> Iterator[Examples]:
+        """Yields these rows of each of these steps' batches; another seed draws other trials."""
+        for step in steps:
+            yield self._trials(3 + seed, step * batch + rows)
+
+    def _trials(self, part: int, indices: np.ndarray) -> Examples:
+        inputs, targets = _draw(
+            self.name, self.steps, self.rotation, part, jnp.asarray(indices, jnp.int32)
+        )
+        return np.asarray(inputs), np.asarray(targets)
+
+    def normalise(self, inputs: Array) -> Array:
+        """Leaves inputs as they are."""
+        return inputs
+
+    def loss(self, outputs: Array, targets: Array) -> Array:
+        """Squared error at each time step that counts, [B, T]; its mean is that over these."""
+        wanted, mask = targets[..., :-1], targets[..., -1]
+        weight = mask * (mask.shape[1] / jnp.maximum(mask.sum(axis=1), 1))[:, None]
+        return weight * ((outputs - wanted) ** 2).mean(axis=-1)
+
+    def correct(self, outputs: Array, targets: Array) -> Array:
+        """Share of right answers of each trial, [B]: signs; for reach, to end near the place."""
+        wanted, mask = targets[..., :-1], targets[..., -1]
+        if self.name == "reach":
+            error = jnp.linalg.norm(outputs[:, -1] - wanted[:, -1], axis=-1)
+            return (error < 0.2).astype(outputs.dtype)
+        right = (outputs * wanted > 0).mean(axis=-1)
+        return (right * mask).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(name: str, steps: int, rotation: float, part: int, indices: Array) -> tuple[Array, Array]:
+    """Trials of these numbers, and their targets with the mask."""
+    task = TASKS[name].trial
+    task = partial(task, rotation=rotation) if name == "reach" else task
+    base = jax.random.fold_in(jax.random.key(0), part)
+    keys = jax.vmap(lambda index: jax.random.fold_in(base, index))(indices)
+    inputs, targets, mask = jax.vmap(lambda key: task(key, steps))(keys)
+    return inputs, jnp.concatenate([targets, mask[..., None]], axis=-1)
+
+
+def _last(steps: int, part: int) -> Array:
+    """1 in the last of so many parts of a trial, 0 before it."""
+    return (jnp.arange(steps) >= steps - steps // part).astype(jnp.float32)
