@@ -12,6 +12,7 @@ from experiments.claims import (
     alignment,
     dimensionality,
     efficiency,
+    recurrent,
     staleness,
     width,
 )
@@ -23,6 +24,11 @@ from tests.test_similarity import archive
 SHORT = [
     *("--data", "digits", "--model", "mlp", "--features", "24", "16", "--strides", "--steps", "6"),
     *("--basis-batch", "64", "--alignment-batch", "64", "--batch", "16", "--rank", "4"),
+    *("--devices", "1"),
+]
+SHORT_TRIALS = [
+    *("--time-steps", "12", "--features", "16", "--steps", "6", "--log-every", "6"),
+    *("--basis-batch", "16", "--alignment-batch", "32", "--batch", "8", "--rank", "4"),
     *("--devices", "1"),
 ]
 
@@ -115,16 +121,23 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(staleness, "DECAYS", (0.9,))
     monkeypatch.setattr(staleness, "REFRESHES", (2,))
     monkeypatch.setattr(staleness, "SIGMAS", (1e-3, 1.0))
+    monkeypatch.setattr(recurrent, "TASKS", ("flip_flop",))
+    monkeypatch.setattr(recurrent, "PROBES", (4, 32))
+    monkeypatch.setattr(recurrent, "UNITS", (16,))
+    monkeypatch.setattr(recurrent, "RANKS", (4,))
+    monkeypatch.setattr(recurrent, "SIZES", (16,))
+    monkeypatch.setattr(recurrent, "REFERENCES", ("backprop", "one_step"))
+    short = SHORT_TRIALS if name == "recurrent" else SHORT
     out = tmp_path / "claim"
     seeds = ["--seeds", "2" if name == "efficiency" else "1"]
     if name == "similarity":
         with pytest.raises(UserError, match="similarity takes recordings: --neural PATH"):
-            main([name, *SHORT, *seeds, "--out", str(tmp_path / "none")])
+            main([name, *short, *seeds, "--out", str(tmp_path / "none")])
         random = np.random.default_rng(0)
         responses, rdms = random.normal(size=(2, 6, 3)), np.abs(random.normal(size=(2, 6, 6)))
         path = archive(tmp_path / "v4.zip", responses=responses, rdms_it=rdms)
         seeds += ["--neural", str(path)]
-    main([name, *SHORT, *seeds, "--out", str(out)])
+    main([name, *short, *seeds, "--out", str(out)])
     told = capsys.readouterr().out
     assert "verdict: " in told
     assert ": measured" in told
@@ -133,7 +146,7 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     verdicts = json.loads((out / "verdicts.json").read_text())
     assert {v["verdict"] for v in verdicts} <= {"supported", "not supported", "undecided"}
     table = (out / f"{name}.csv").read_text()
-    main([name, *SHORT, *seeds, "--out", str(out), "--resume"])
+    main([name, *short, *seeds, "--out", str(out), "--resume"])
     assert ": measured" not in capsys.readouterr().out
     assert (out / f"{name}.csv").read_text() == table
 
@@ -154,6 +167,20 @@ def test_unknown_claims_are_refused():
         main(["speed"])
     with pytest.raises(UserError, match="seeds is 0; it takes at least 1"):
         main(["alignment", "--seeds", "0"])
+
+
+def test_claims_take_the_data_that_they_are_about():
+    with pytest.raises(UserError, match=r"data is 'digits'; claim recurrent takes one of"):
+        main(["recurrent", "--data", "digits"])
+    with pytest.raises(UserError, match="data is 'reach'; claim alignment takes images"):
+        main(["alignment", "--data", "reach", "--model", "gru", "--features", "8"])
+
+
+def test_probes_for_a_loss_are_read_between_the_points():
+    probes, measured = [4, 16, 64], np.array([0.8, 0.4, 0.5])
+    assert recurrent.probes_needed(probes, measured, 0.6) == pytest.approx(3)
+    assert recurrent.probes_needed(probes, measured, 0.4) == pytest.approx(4)
+    assert np.isnan(recurrent.probes_needed(probes, measured, 0.3))
 
 
 def test_the_report_holds_all_it_shows(tmp_path, capsys):

@@ -119,11 +119,15 @@ def losses(rows: Sequence[Row], **wanted: Any) -> np.ndarray:
 
 
 def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) -> float:
-    """log2 of the probes at which losses that fall with probes cross a target; NaN if never."""
-    falling = np.minimum.accumulate(measured)
-    if falling[-1] > target:
+    """log2 of the probes at which losses first reach a target; NaN if they never do."""
+    if measured.min() > target:
         return float("nan")
-    return float(np.interp(-target, -falling, np.log2(probes)))
+    place = int(np.argmax(measured <= target))
+    if place == 0:
+        return float(np.log2(probes[0]))
+    above, below = measured[place - 1], measured[place]
+    share = (above - target) / (above - below)
+    return float((1 - share) * np.log2(probes[place - 1]) + share * np.log2(probes[place]))
 
 
 def ratio_of_probes(rows: list[Row], task: str, units: int, rank: int) -> np.ndarray:

@@ -67,7 +67,8 @@ def match(key: Array, steps: int, *, stimuli: int = 4) -> Trial:
     other = (first + jax.random.randint(other_key, (), 1, stimuli)) % stimuli
     fifth = jnp.arange(steps) * 5 // steps
     shown = (fifth == 0)[:, None] * jax.nn.one_hot(first, stimuli)[None]
-    shown = shown + (fifth == 3)[:, None] * jax.nn.one_hot(jnp.where(same, first, other), stimuli)
+    second = jax.nn.one_hot(jnp.where(same, first, other), stimuli)
+    shown = shown + (fifth == 3)[:, None] * second[None]
     respond = (fifth == 4).astype(jnp.float32)
     return shown, respond[:, None] * jnp.where(same, 1.0, -1.0), respond
 
@@ -120,7 +121,7 @@ class Task(NamedTuple):
     Attributes:
         trial: key and time steps to one trial.
         chance: share of right answers of a network that ignores its inputs.
-        ceiling: that of the best one; for `context`, of one that adds up the evidence.
+        ceiling: that of the best one; for `context`, of one that adds up the evidence of 50 steps.
     """
 
     trial: Callable[..., Trial]
@@ -130,7 +131,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "flip_flop": Task(flip_flop, 0.5, 1.0),
-    "context": Task(context, 0.5, 0.942),
+    "context": Task(context, 0.5, 0.93),
     "match": Task(match, 0.5, 1.0),
     "evidence": Task(evidence, 0.5, 1.0),
     "reach": Task(reach, 0.0, 1.0),
