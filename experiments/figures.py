@@ -66,7 +66,7 @@ def draw_all(directory: Path, runs: Runs, costs: Costs | None = None) -> None:
     _over_steps(accuracy, runs, "train_accuracy", linestyle=":")
     accuracy.set(title="test (solid) and training (dotted) accuracy", ylabel="accuracy")
     _over_steps(loss, runs, "loss")
-    loss.set(title="training loss", ylabel="cross-entropy", yscale="log")
+    loss.set(title="training loss", ylabel="loss", yscale="log")
     accuracy.legend(frameon=False)
     figure.savefig(directory / "curves.png", dpi=120)
 

@@ -241,6 +241,12 @@ def test_marked_scans_are_chained_by_default_and_others_read_the_outputs(name, s
     assert state.feedback[MODELS[name]].total.shape == (size, 2)
     state = nmnc_jax.nmnc(linear_in_time, timed_loss, rank=2).init(LINEAR, BATCH)
     assert state.feedback["state"].total.shape == (STEPS * OUTPUTS, 2)
+    case = CASES["dense"]()  # marked, but without time
+    state = nmnc_jax.nmnc(case.apply_fn, squared_error, rank=2).init(case.params, case.batch)
+    assert {name: f.total.shape for name, f in state.feedback.items()} == {
+        "dense0": (3, 2),
+        "dense1": (3, 2),
+    }
 
 
 def test_the_manifold_is_fitted_over_examples_and_time():
