@@ -37,7 +37,6 @@ DEFAULTS: dict[str, Any] = {
 TASKS = ("flip_flop", "match", "evidence")
 PROBES = (4, 32, 256)
 ALL_PROBES = (1, 4, 16, 64, 256, 1024, 3200)
-UNITS = (64,)
 ALL_UNITS = (64, 256, 1024)
 RANKS = (8, 16)
 ALL_RANKS = (4, 8, 16, 32)
@@ -96,7 +95,7 @@ def rates_of(config: Config, outputs: int, params: Any, inputs: np.ndarray) -> A
 
 def trajectories(study: Study, task: str) -> list[Row]:
     """First three principal components of the rates, and the condition of each time step."""
-    inside, config = on_task(study, task, UNITS[0], estimator="nmnc")
+    inside, config = on_task(study, task, study.config.features[0], estimator="nmnc")
     inputs, targets = inside.data.test_examples(np.arange(8))
     ((_, params),) = through_training(config, inside.data, [config.steps])
     rates = np.asarray(rates_of(config, inside.data.outputs, params, inputs))
@@ -244,7 +243,7 @@ def draw(study: Study, rows: list[Row], measured: list[Row], paths: list[Row]) -
 def main(study: Study) -> None:
     """Measures, judges and draws."""
     rows: list[Row] = []
-    for units in ALL_UNITS if study.full else UNITS:
+    for units in ALL_UNITS if study.full else study.config.features:
         for task in TASKS:
             settings: list[tuple[str, int, int | None]] = [
                 (method, study.config.rank, None) for method in REFERENCES
