@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import nmnc_jax
 from nmnc_jax import Probe, credit_from_state, learned_feedback, noise_correlation
@@ -256,6 +257,21 @@ def test_the_manifold_is_fitted_over_examples_and_time():
     rows = np.asarray(activations["rate"], np.float64).reshape(-1, 6)
     values = np.linalg.eigvalsh(np.cov(rows.T, bias=True) * len(rows))[::-1]
     np.testing.assert_allclose(state.subspace["rate"].scatter, values, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["next", "output", "loss"])
+def test_eight_devices_equal_one(name):
+    case = sequence_case(LeakyRNN(6, 3), batch=8)
+    estimator = READOUTS[name](case.apply_fn)
+    state = estimator.init(case.params, case.batch)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put(case.batch, NamedSharding(mesh, PartitionSpec("data")))
+    estimate = jax.jit(estimator.estimate)
+    one, _, _ = estimate(jax.random.key(0), case.params, case.batch, state)
+    eight, _, _ = estimate(jax.random.key(0), case.params, sharded, state)
+    # Finite differences amplify the rounding of the sums.
+    tolerance = 1e-3 if name == "loss" else 1e-5
+    assert relative_error(jax.device_get(eight), jax.device_get(one)) < tolerance
 
 
 def test_bad_requests_are_refused():
