@@ -37,14 +37,16 @@ def two_nn(points: np.ndarray, *, kept: float = 0.9) -> float:
         kept: share of the smallest ratios that are fitted; the largest tell of no manifold.
 
     Returns:
-        The slope of -log(1 - F(ratio)) over log ratio, through the origin.
+        The slope of -log(1 - F(ratio)) over log ratio, through the origin; NaN where no point has
+        neighbours at two distances.
     """
     distances, _ = NearestNeighbors(n_neighbors=3).fit(points).kneighbors(points)
     nearest, second = distances[:, 1], distances[:, 2]
     ratios = np.sort(np.log(second[nearest > 0] / nearest[nearest > 0]))
     count = int(kept * len(ratios))
     heights = -np.log1p(-np.arange(1, count + 1) / (len(ratios) + 1))
-    return float(ratios[:count] @ heights / (ratios[:count] @ ratios[:count]))
+    size = float(ratios[:count] @ ratios[:count])
+    return float(ratios[:count] @ heights) / size if size else float("nan")
 
 
 def components_for(values: np.ndarray, percent: float) -> int:

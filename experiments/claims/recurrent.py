@@ -226,13 +226,15 @@ def draw(study: Study, rows: list[Row], measured: list[Row], paths: list[Row]) -
         some = [row for row in measured if (row["task"], row["units"]) == (task, sizes[0])]
         share.plot([row["dimension"] for row in some], [row["share"] for row in some], "o-",
                    markersize=4, label=task, color=f"C{TASKS.index(task)}")  # fmt: skip
-    share.plot([1, sizes[0]], [1 / sizes[0], 1], "k:", label="d/n")
+    ranks = np.arange(1, sizes[0] + 1)
+    share.plot(ranks, ranks / sizes[0], "k:", label="d/n")
     for panel in (dimension, share):
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.legend(frameon=False, fontsize=7)
     dimension.set_title("dimension of rates, trained by backpropagation", fontsize=10)
-    dimension.set(xlabel="units", ylabel="dimension", ylim=(0, None))
+    # Room for the legend.
+    dimension.set(xlabel="units", ylabel="dimension", ylim=(0, 1.7 * dimension.get_ylim()[1]))
     share.set_title(f"recurrent weights inside d components, {sizes[0]} units", fontsize=10)
     share.set(xlabel="d", ylabel="share")
     figure.suptitle(f"{study.config.steps} steps of {study.config.batch} trials: mean and 95 % "
