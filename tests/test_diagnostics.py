@@ -30,10 +30,11 @@ def test_jacobian_is_that_of_each_example(name):
         def outputs(noise, tap=tap):
             return run(case.apply_fn, case.params, case.batch[0], noise={tap: noise})[0]
 
-        full = jax.jacobian(outputs)(jnp.zeros_like(activations[tap]))
+        noise = activations[tap]
+        full = jax.jacobian(outputs)(jnp.zeros_like(noise)).reshape(shape.batch, -1, *noise.shape)
         for example in range(shape.batch):
-            for output in range(3):
-                row = flatten(shape, full[example, output])
+            for output in range(full.shape[1]):
+                row = flatten(shape, full[example, output]).reshape(shape.batch, -1)
                 np.testing.assert_allclose(
                     got[tap][example, output], row[example], rtol=1e-4, atol=1e-5
                 )
