@@ -148,25 +148,25 @@ def ratio_of_probes(rows: list[Row], task: str, units: int, rank: int) -> np.nda
 
 
 def judged(rows: list[Row]) -> list[Verdict]:
-    """At the fewest probes, and the probes for nearly the loss of backpropagation through time."""
-    fewest = min(row["probes"] for row in rows if row["probes"])
+    """At each number of probes, and the probes for nearly backpropagation's loss."""
     verdicts = []
     for task, units in dict.fromkeys((row["task"], row["units"]) for row in rows):
         place = {"task": task, "units": units}
         ranks = sorted({row["rank"] for row in rows if row["method"] == "nmnc"})
         rank = min(ranks[-1], units)
         where = f"{task}, {units} units, rank {rank}"
-        ahead = np.log2(
-            losses(rows, method="vnc", probes=fewest, **place)
-            / losses(rows, method="nmnc", probes=fewest, rank=rank, **place)
-        )
-        verdicts.append(
-            judge(
-                f"{where}: with {fewest} probes a step nmnc learns more",
-                "log2 of vnc's test loss over nmnc's",
-                ahead,
+        for probes in sorted({row["probes"] for row in rows if row["probes"]}):
+            ahead = np.log2(
+                losses(rows, method="vnc", probes=probes, **place)
+                / losses(rows, method="nmnc", probes=probes, rank=rank, **place)
             )
-        )
+            verdicts.append(
+                judge(
+                    f"{where}: with {probes} probes a step nmnc learns more",
+                    "log2 of vnc's test loss over nmnc's",
+                    ahead,
+                )
+            )
         ratios = ratio_of_probes(rows, task, units, rank)
         if np.isfinite(ratios).all():
             verdicts.append(
