@@ -222,7 +222,7 @@ def test_the_program_does_not_grow_with_time(name):
     assert len(sizes) == 1
 
 
-@pytest.mark.parametrize("name", READOUTS)
+@pytest.mark.parametrize("name", ["next", "output"])
 def test_ten_steps_compile_once(name):
     case = CASES["leaky"]()
     estimator = READOUTS[name](case.apply_fn)
@@ -259,7 +259,7 @@ def test_the_manifold_is_fitted_over_examples_and_time():
     np.testing.assert_allclose(state.subspace["rate"].scatter, values, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["next", "output", "loss"])
+@pytest.mark.parametrize("name", ["next", "output"])
 def test_eight_devices_equal_one(name):
     case = sequence_case(LeakyRNN(6, 3), batch=8)
     estimator = READOUTS[name](case.apply_fn)
@@ -269,9 +269,7 @@ def test_eight_devices_equal_one(name):
     estimate = jax.jit(estimator.estimate)
     one, _, _ = estimate(jax.random.key(0), case.params, case.batch, state)
     eight, _, _ = estimate(jax.random.key(0), case.params, sharded, state)
-    # Finite differences amplify the rounding of the sums.
-    tolerance = 1e-3 if name == "loss" else 1e-5
-    assert relative_error(jax.device_get(eight), jax.device_get(one)) < tolerance
+    assert relative_error(jax.device_get(eight), jax.device_get(one)) < 1e-5
 
 
 def test_bad_requests_are_refused():

@@ -125,12 +125,11 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("task", "least"), [("flip_flop", 0.85), ("reach", 0.7)])
-def test_a_task_is_learned_from_the_command_line(task, least, tmp_path):
-    out = tmp_path / task
-    main([f"rnn_{task}", "--estimator", "nmnc", *ARGUMENTS, "--out", str(out)])
+def test_a_task_is_learned_from_the_command_line(tmp_path):
+    out = tmp_path / "run"
+    main(["rnn_flip_flop", "--estimator", "nmnc", *ARGUMENTS, "--out", str(out)])
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["test_accuracy"] > least
+    assert last["test_accuracy"] > 0.85
     assert last["test_loss"] < 0.5
     assert set(last["alignment"]) == {"rate"}
 
