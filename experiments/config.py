@@ -3,11 +3,12 @@
 import dataclasses
 import importlib
 import pkgutil
-from typing import Literal
+from typing import Literal, get_args
 
 from experiments import configs
 
 DATA_DIR = "~/tensorflow_datasets"
+TaskName = Literal["flip_flop", "context", "match", "evidence", "reach"]
 
 
 class UserError(Exception):
@@ -22,8 +23,7 @@ class Stopped(Exception):
 class Config:
     """One training run."""
 
-    data: Literal["digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", "flip_flop",
-                  "context", "match", "evidence", "reach"]  # fmt: skip
+    data: Literal["digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", TaskName]
     """Data set, or task of a recurrent network: flip-flop memory, context-dependent integration,
     delayed match to sample, accumulation of evidence, or reaching from the centre out."""
     model: Literal["mlp", "conv", "vit", "alexnet", "resnet18", "resnet50", "leaky", "gru"]
@@ -144,7 +144,7 @@ class Config:
         if self.precision != "float32" and not large:
             raise UserError(f"precision is {self.precision!r}; {self.model} takes 'float32'")
         recurrent = self.model in ("leaky", "gru")
-        tasks = ("flip_flop", "context", "match", "evidence", "reach")
+        tasks = get_args(TaskName)
         if self.data in tasks and not recurrent:
             raise UserError(f"model is {self.model!r}; {self.data} takes 'leaky' or 'gru'")
         if recurrent and len(self.features) != 1:

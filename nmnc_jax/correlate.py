@@ -80,7 +80,7 @@ def correlations(
     if probe.rows is not None:
         for name, shape in shapes.items():
             place_key, keys[name] = jax.random.split(keys[name])
-            places[name] = places_of_rows(place_key, probe, shape.rows)
+            places[name] = places_of_rows(place_key, probe.rows, shape.rows)
 
     def probe_together(names: list[str]) -> dict[str, Correlation]:
         def response(tap: Tap) -> dict[str, Array]:

@@ -114,17 +114,15 @@ def coordinates(drawn: Array, probe: Probe, rows: int, dimension: int, dtype: DT
     return sample(drawn, (rows, dimension), dtype)
 
 
-def places_of_rows(key: Array, probe: Probe, rows: int) -> Array | None:
-    """Draws which of a tap's rows are perturbed, [probe.rows]; None for all of them.
+def places_of_rows(key: Array, count: int, rows: int) -> Array:
+    """Draws which of a tap's rows are perturbed, [count].
 
     Raises:
         ValueError: if there are fewer.
     """
-    if probe.rows is None:
-        return None
-    if probe.rows > rows:
-        raise ValueError(f"rows is {probe.rows}; it takes at most {rows}, those of a batch")
-    return jax.random.permutation(key, rows)[: probe.rows]
+    if count > rows:
+        raise ValueError(f"rows is {count}; it takes at most {rows}, those of a batch")
+    return jax.random.permutation(key, rows)[:count]
 
 
 def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:

@@ -134,6 +134,20 @@ def test_a_task_is_learned_from_the_command_line(tmp_path):
     assert set(last["alignment"]) == {"rate"}
 
 
+def test_a_basis_that_moves_from_outside_is_that_of_time_steps_too(tmp_path):
+    arguments = [*ARGUMENTS, "--steps", "5", "--log-every", "5", "--basis-update-every", "2"]
+    main(
+        [
+            "rnn_flip_flop",
+            "--estimator",
+            "nmnc_unrotated",
+            *arguments,
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
+
+
 def test_one_step_is_backpropagation_where_nothing_recurs():
     """With recurrent weights of zero nothing would go back through them."""
     model = LeakyRNN(5, 2, gain=0.0)
