@@ -76,6 +76,9 @@ class Config:
 
     rank: int = 64
     """Dimension of the manifold at each tap (at most the tap's units)."""
+    explained_variance: float | None = None
+    """Perturb the fewest principal components that hold this share of a tap's variance, up to rank,
+    chosen anew whenever the components are; without, all of them."""
     probes: int = 1
     """Probes per example and tap at each feedback update (passes, for weight_perturbation)."""
     probe_rows: int | None = None
@@ -130,6 +133,11 @@ class Config:
                 raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"learning_rate is {self.learning_rate}; it takes a positive number")
+        if self.explained_variance is not None and not 0 < self.explained_variance <= 1:
+            raise UserError(
+                f"explained_variance is {self.explained_variance}; it takes a number above 0, up "
+                "to 1, or nothing"
+            )
         if self.devices < 0:
             raise UserError(f"devices is {self.devices}; it takes 0 (all) or more")
         if self.probes % self.probe_devices:

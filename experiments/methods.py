@@ -96,7 +96,10 @@ def build_estimator(
     every_row = dataclasses.replace(probe, rows=None)
 
     components = nmnc_jax.pca(
-        rank, update_every=config.basis_update_every, decay=config.basis_decay
+        rank,
+        explained_variance=config.explained_variance,
+        update_every=config.basis_update_every,
+        decay=config.basis_decay,
     )
 
     def with_feedback(

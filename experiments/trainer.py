@@ -30,6 +30,7 @@ from nmnc_jax.models import (
 )
 from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
+from nmnc_jax.subspace import Manifold
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
 
 CHUNK = 256
@@ -53,8 +54,8 @@ class Trainer(NamedTuple):
     Attributes:
         init: seed to `TrainState`.
         step: ``step(state, key, batch) -> (state, loss)``; donates the state.
-        measure: ``measure(state, key, batch) -> dict``: accuracies, alignments; training accuracy
-            and exact credit are those of a large fixed batch.
+        measure: ``measure(state, key, batch) -> dict``: accuracies, alignments, ranks that were
+            chosen; training accuracy and exact credit are those of a large fixed batch.
         template: the state's shapes and where its arrays lie.
         devices: what it runs on.
     """
@@ -192,6 +193,17 @@ def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
         yield devices.gather(read, np.arange(at, at + size))
 
 
+def chosen_ranks(memory: Any) -> dict[str, dict[str, Array]]:
+    """Number of components kept at each tap, where an estimator chooses it on the run itself."""
+    taps = memory.subspace if isinstance(memory, NoiseCorrelationState) else {}
+    ranks = {
+        name: tap.kept.sum()
+        for name, tap in taps.items()
+        if isinstance(tap, Manifold) and tap.kept is not None
+    }
+    return {"chosen_rank": ranks} if ranks else {}
+
+
 def _alignments(
     apply_fn: ApplyFn,
     data: Dataset,
@@ -238,7 +250,9 @@ def _alignments(
             "train_accuracy": jnp.stack([c["correct"] for c in chunks]).mean(),
             "gradient_alignment": cosine(gradients, exact),
         }
-        return measured | ({"alignment": alignment(credit, exact_credit)} if credit else {})
+        if credit:
+            measured["alignment"] = alignment(credit, exact_credit)
+        return measured | chosen_ranks(state.estimator)
 
     def compare(state: TrainState, key: Array, batch: Batch, large: list[Batch]) -> dict[str, Any]:
         gradient_key, *keys = jax.random.split(key, len(large) + 1)

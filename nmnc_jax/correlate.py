@@ -17,7 +17,7 @@ from nmnc_jax.probes import (
     spread_over_rows,
 )
 from nmnc_jax.shapes import TapShape, at_least_float32, unflatten
-from nmnc_jax.subspace import dimension_of, lift
+from nmnc_jax.subspace import dimension_of, lift, used
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Activations, Array
 
@@ -98,6 +98,7 @@ def correlations(
                 some = coordinates(
                     drawn[name], probe, probe.rows or shape.rows, dimensions[name], dtypes[name]
                 )
+                some = some * used(basis, shape.units).astype(some.dtype)[None]
                 z[name] = spread_over_rows(some, places[name], shape.rows)
                 rows = scales[name] * lift(basis, z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)

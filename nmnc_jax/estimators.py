@@ -27,6 +27,7 @@ def nmnc(
     loss_fn: LossFn,
     *,
     rank: Rank,
+    explained_variance: float | None = None,
     probe: Probe = Probe(num=1, kind="orthogonal", difference="jvp"),  # noqa: B008 (frozen)
     feedback_decay: float = 0.9,
     update_every: int = 10,
@@ -46,6 +47,7 @@ def nmnc(
         apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         rank: dimension d of the manifold, one for all taps or a dict by tap name.
+        explained_variance: as `pca` takes it: the rank is chosen on the run itself, up to `rank`.
         probe: the perturbations.
         feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
         update_every: steps between feedback updates; the credit is computed in every step.
@@ -81,7 +83,12 @@ def nmnc(
     return noise_correlation(
         apply_fn,
         loss_fn,
-        subspace=pca(rank, update_every=basis_update_every, decay=basis_decay),
+        subspace=pca(
+            rank,
+            explained_variance=explained_variance,
+            update_every=basis_update_every,
+            decay=basis_decay,
+        ),
         readout=readout,
         probe=probe,
         feedback=learned_feedback(feedback_decay, update_every=update_every),

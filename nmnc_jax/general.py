@@ -21,7 +21,7 @@ from nmnc_jax.shapes import (
     unflatten,
 )
 from nmnc_jax.state import NoiseCorrelationState, learn, move_subspaces
-from nmnc_jax.subspace import Subspace, dimension_of, lift
+from nmnc_jax.subspace import Subspace, dimension_of, lift, used
 from nmnc_jax.taps import Tap, no_tap, run
 from nmnc_jax.types import (
     Activations,
@@ -251,9 +251,10 @@ def _coordinate_size(rows: Array, basis: Array | None) -> Array:
 
     The energy of a perturbation is then the same in a subspace of any dimension.
     """
-    dimension = dimension_of(basis, rows.shape[1])
+    units = rows.shape[1]
+    dimension = used(basis, units).sum(dtype=rows.dtype)
     rms = jnp.sqrt(jnp.mean(rows**2))
-    return jnp.where(rms > 0, rms, 1) * (rows.shape[1] / dimension) ** 0.5
+    return jnp.where(rms > 0, rms, 1) * jnp.sqrt(units / dimension)
 
 
 def _check_stages(shapes: dict[str, TapShape]) -> None:

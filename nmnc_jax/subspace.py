@@ -1,6 +1,7 @@
 """The directions in which a tap is perturbed: all, random ones, given ones, or the manifold.
 
-A subspace is an orthonormal basis U, [n, d], or None for all n directions.
+A subspace is an orthonormal basis U, [n, d], or None for all n directions. Columns of zeros stand
+for directions that are not used, where their number changes while all shapes stay.
 """
 
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from nmnc_jax.checks import check_count
+from nmnc_jax.components import merge
 from nmnc_jax.types import Array, Rank
 
 
@@ -30,16 +32,25 @@ class Manifold(NamedTuple):
     """The subspace of one tap, where it follows the activity.
 
     Attributes:
-        basis: orthonormal columns U, [n, d], strongest direction first.
+        components: orthonormal columns, [n, d], strongest direction first.
+        kept: 1 for the components that are perturbed, 0 for others, [d]; None: all are.
         mean: running mean activity, [n].
         scatter: eigenvalues of the running scatter matrix, [d].
+        total: trace of that matrix, a scalar.
         weight: effective number of examples behind mean and scatter, a scalar.
     """
 
-    basis: Array
+    components: Array
+    kept: Array | None
     mean: Array
     scatter: Array
+    total: Array
     weight: Array
+
+    @property
+    def basis(self) -> Array:
+        """U, [n, d]: the components, with zeros for those that are not kept."""
+        return self.components if self.kept is None else self.components * self.kept[None]
 
 
 SubspaceState = FixedBasis | Manifold
@@ -160,7 +171,13 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
     return Subspace(init)
 
 
-def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
+def pca(
+    rank: Rank,
+    *,
+    explained_variance: float | None = None,
+    update_every: int = 100,
+    decay: float = 0.7,
+) -> Subspace:
     """The neural manifold: principal components of each tap's own activity, streamed.
 
     Each update merges a batch with the running mean and factorisation of all earlier ones, whose
@@ -172,6 +189,9 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
 
     Args:
         rank: dimension d, one for all taps or a dict by tap name.
+        explained_variance: share of the activity's variance, above 0, up to 1. At each update the
+            fewest components that hold it are kept, at most `rank`; the others are followed, but
+            not perturbed. None: all `rank` are kept.
         update_every: training steps between updates.
         decay: factor on the weight of all earlier batches at each update, in [0, 1].
 
@@ -179,8 +199,8 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
         A `Subspace` with basis [n, d], strongest component first.
 
     Raises:
-        ValueError: if `update_every` or `decay` is out of range; (from init) if the rank is not
-            between 1 and the units of a tap.
+        ValueError: if `explained_variance`, `update_every` or `decay` is out of range; (from init)
+            if the rank is not between 1 and the units of a tap.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -190,10 +210,25 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
         >>> state = manifold.init("hidden", activity)
         >>> manifold.update(state, activity).basis.shape
         (6, 2)
+        >>> strengths = jnp.array([[9.0, 1.0, 0.1, 0.1, 0.1, 0.1]])
+        >>> pca(4, explained_variance=0.9).init("hidden", strengths * activity).kept
+        Array([1., 0., 0., 0.], dtype=float32)
     """
     check_count("update_every", update_every)
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay is {decay}; it takes a number from 0 to 1")
+
+    if explained_variance is not None and not 0.0 < explained_variance <= 1.0:
+        raise ValueError(
+            f"explained_variance is {explained_variance}; it takes a number above 0, up to 1"
+        )
+
+    def kept(scatter: Array, total: Array) -> Array | None:
+        if explained_variance is None:
+            return None
+        before = jnp.cumsum(scatter) - scatter
+        # Of a silent tap all: none is better than another.
+        return ((before < explained_variance * total) | (total == 0)).astype(scatter.dtype)
 
     def init(name: str, activity: Array) -> Manifold:
         units = activity.shape[1]
@@ -202,8 +237,11 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
         blank = jnp.eye(units, dimension, dtype=activity.dtype)
         nothing = jnp.zeros((dimension,), activity.dtype)
         mean = activity.mean(axis=0)
-        basis, scatter = _merge(blank, nothing, activity - mean[None])
-        return Manifold(basis, mean, scatter, jnp.asarray(len(activity), activity.dtype))
+        rows = activity - mean[None]
+        components, scatter = merge(blank, nothing, rows)
+        total = jnp.sum(rows**2)
+        weight = jnp.asarray(len(activity), activity.dtype)
+        return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
 
     def update(state: Manifold, activity: Array) -> Manifold:
         old = decay * state.weight
@@ -212,9 +250,10 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
         shift = batch_mean - state.mean
         moved = jnp.sqrt(old * len(activity) / weight) * shift
         rows = jnp.concatenate([activity - batch_mean[None], moved[None]])
-        basis, scatter = _merge(state.basis, decay * state.scatter, rows)
+        components, scatter = merge(state.components, decay * state.scatter, rows)
+        total = decay * state.total + jnp.sum(rows**2)
         mean = state.mean + (len(activity) / weight) * shift
-        return Manifold(basis, mean, scatter, weight)
+        return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
 
     return Subspace(init, update, update_every)
 
@@ -222,6 +261,13 @@ def pca(rank: Rank, *, update_every: int = 100, decay: float = 0.7) -> Subspace:
 def dimension_of(basis: Array | None, units: int) -> int:
     """Dimension d of a subspace of n units."""
     return units if basis is None else basis.shape[1]
+
+
+def used(basis: Array | None, units: int) -> Array:
+    """1 for each of a subspace's directions that is used, 0 for columns of zeros, [d]."""
+    if basis is None:
+        return jnp.ones(units, bool)
+    return (basis != 0).any(axis=0)
 
 
 def rank_of(rank: Rank, name: str, units: int) -> int:
@@ -233,64 +279,3 @@ def rank_of(rank: Rank, name: str, units: int) -> int:
     if not 1 <= rank <= units:
         raise ValueError(f"rank is {rank}; tap {name!r} takes 1 to {units} (its units)")
     return int(rank)
-
-
-def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
-    """Principal directions of a factorisation and further rows together.
-
-    All that has n in its shape is a matrix product, so that units may be sharded, and no [n, n]
-    matrix is formed where n exceeds d plus the number of rows.
-
-    Args:
-        basis: orthonormal directions, [n, d].
-        scatter: sum of squares along each, [d].
-        rows: deviations from the mean, [m, n].
-
-    Returns:
-        The new basis [n, d], strongest direction first, and scatter [d].
-    """
-    units, dimension = basis.shape
-    count = len(rows)
-    if units <= dimension + count:
-        total = (basis * scatter[None]) @ basis.T + rows.T @ rows
-        values, vectors = jnp.linalg.eigh(total)
-        leading = _oriented(vectors[:, ::-1][:, :dimension])
-        return leading, jnp.maximum(values[::-1][:dimension], 0)
-    # What the basis does not span, by the eigenvectors of its Gram matrix; what is at rounding
-    # level has no direction, and is dropped.
-    inside = rows @ basis
-    rest = rows - inside @ basis.T
-    values, vectors = jnp.linalg.eigh(rest @ rest.T)
-    rounding = jnp.finfo(rows.dtype).eps
-    cancelled = rounding * count * jnp.vdot(inside, inside)
-    kept = values > 10 * rounding * (values[-1] + cancelled)
-    sizes = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, values, 1)), 0)
-    added = rest.T @ (vectors * sizes[None])
-    spanning = jnp.concatenate([basis, added], axis=1)
-    # They are orthonormal only to rounding, which the Gram matrix amplifies for weak directions:
-    # whitening by a Cholesky factor of what they are mends it.
-    overlap = spanning.T @ spanning
-    dropped = jnp.concatenate([jnp.zeros(dimension, bool), ~kept]).astype(rows.dtype)
-    factor = jnp.linalg.cholesky(overlap + jnp.diag(dropped))
-    known = jnp.sqrt(scatter)[:, None] * overlap[:dimension]
-    given = jnp.concatenate([known, jnp.concatenate([inside, rows @ added], axis=1)])
-    coordinates = jax.scipy.linalg.solve_triangular(factor, given.T, lower=True)
-    # Singular vectors, as eigenvectors of the square would lose what is weak to rounding. A little
-    # of every direction but the dropped ones is added, so that these rank last.
-    size = jnp.linalg.norm(coordinates)
-    least = 100 * rounding * jnp.where(size > 0, size, 1)
-    vectors, values, _ = jnp.linalg.svd(
-        jnp.concatenate([coordinates, jnp.diag(least * (1 - dropped))], axis=1), full_matrices=False
-    )
-    turn = jax.scipy.linalg.solve_triangular(factor, vectors[:, :dimension], lower=True, trans="T")
-    return _oriented(spanning @ turn), jnp.maximum(values[:dimension] ** 2 - least**2, 0)
-
-
-def _oriented(basis: Array) -> Array:
-    """Gives each direction the sign that makes its largest entry positive.
-
-    Else rounding decides it, and the same probes differ from one device layout to another.
-    """
-    return (
-        basis * jnp.where(basis.max(axis=0) < -basis.min(axis=0), -1, 1).astype(basis.dtype)[None]
-    )

@@ -133,6 +133,9 @@ CASES = {
 ESTIMATORS = {
     "backprop": nmnc_jax.backprop,
     "nmnc": lambda f, loss: nmnc_jax.nmnc(f, loss, rank=2, probe=JVP, basis_update_every=2),
+    "nmnc of a chosen rank": lambda f, loss: nmnc_jax.nmnc(
+        f, loss, rank=4, explained_variance=0.9, probe=JVP, basis_update_every=2
+    ),
     "vnc": lambda f, loss: nmnc_jax.vnc(f, loss, probe=JVP, update_every=2),
     "node_perturbation": lambda f, loss: nmnc_jax.node_perturbation(f, loss, rank=2),
     "forward_gradient": nmnc_jax.forward_gradient,

@@ -123,10 +123,10 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(staleness, "SIGMAS", (1e-3, 1.0))
     monkeypatch.setattr(recurrent, "TASKS", ("flip_flop",))
     monkeypatch.setattr(recurrent, "PROBES", (4, 32))
-    monkeypatch.setattr(recurrent, "RANKS", (4,))
+    monkeypatch.setattr(recurrent, "RANKS", (2,))
     monkeypatch.setattr(recurrent, "SIZES", (16,))
-    monkeypatch.setattr(recurrent, "REFERENCES", ("backprop", "one_step"))
-    short = SHORT_TRIALS if name == "recurrent" else SHORT
+    monkeypatch.setattr(recurrent, "CONTROLS", ())
+    short = [*SHORT_TRIALS, "--full"] if name == "recurrent" else SHORT
     out = tmp_path / "claim"
     seeds = ["--seeds", "2" if name == "efficiency" else "1"]
     if name == "similarity":
@@ -179,7 +179,7 @@ def test_probes_for_a_loss_are_read_between_the_points():
     probes, measured = [4, 16, 64], np.array([0.8, 0.4, 0.5])
     assert recurrent.probes_needed(probes, measured, 0.6) == pytest.approx(3)
     assert recurrent.probes_needed(probes, measured, 0.4) == pytest.approx(4)
-    assert np.isnan(recurrent.probes_needed(probes, measured, 0.3))
+    assert recurrent.probes_needed(probes, measured, 0.3) == pytest.approx(7)
 
 
 def test_the_report_holds_all_it_shows(tmp_path, capsys):

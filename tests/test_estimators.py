@@ -17,6 +17,7 @@ from tests.cases import (
     ESTIMATORS,
     Case,
     batch_of,
+    jitted,
     linear_case,
     relative_error,
     squared_error,
@@ -335,3 +336,44 @@ def test_state_without_feedback_has_no_credit_to_give():
     state = estimator.init(case.params, case.batch)
     with pytest.raises(ValueError, match="state holds no feedback"):
         credit_from_state(case.apply_fn, squared_error, case.params, case.batch, state)
+
+
+def test_a_rank_chosen_on_the_run_gives_the_credit_of_that_rank():
+    """With whole orthogonal frames the Jacobian inside a subspace is found exactly."""
+    case = linear_case(batch=12)
+    frames = Probe(num=4, kind="orthogonal", difference="jvp")
+    chosen = nmnc(case.apply_fn, squared_error, rank=4, explained_variance=0.8, probe=frames)
+    state = chosen.init(case.params, case.batch)
+    ranks = {name: int(memory.kept.sum()) for name, memory in state.subspace.items()}
+    assert set(ranks.values()) & {2, 3}, ranks
+    fixed = nmnc(case.apply_fn, squared_error, rank=ranks, probe=frames)
+    given = fixed.init(case.params, case.batch)
+    found, after, _ = jitted(chosen)(jax.random.key(0), case.params, case.batch, state)
+    wanted, _, _ = jitted(fixed)(jax.random.key(0), case.params, case.batch, given)
+    assert relative_error(found, wanted) < 1e-4
+    for name, memory in after.feedback.items():
+        assert not memory.coordinates[:, ranks[name] :].any()
+
+
+@pytest.mark.parametrize("share", [None, 0.4])
+def test_a_perturbation_has_the_energy_of_the_activity_in_any_number_of_dimensions(share):
+    seen = []
+
+    def model(params, inputs, tap):
+        activity = tap("hidden", inputs)
+        if not isinstance(activity, jax.core.Tracer):
+            seen.append(np.asarray(activity))
+        return activity @ params
+
+    strengths = 2.0 ** -jnp.arange(12.0)
+    inputs = jax.random.normal(jax.random.key(0), (4000, 12)) * strengths[None] ** 0.5
+    probe = Probe(num=1, difference="forward", sigma=0.1)
+    estimator = nmnc(
+        model, squared_error, rank=8, explained_variance=share, probe=probe, update_every=1
+    )
+    params, batch = jnp.ones((12, 2)), (inputs, jnp.zeros((4000, 2)))
+    state = estimator.init(params, batch)
+    assert share is None or int(state.subspace["hidden"].kept.sum()) == 1
+    estimator.estimate(jax.random.key(1), params, batch, state)
+    changes = [((values - inputs) ** 2).mean() for values in seen]
+    assert max(changes) / (inputs**2).mean() == pytest.approx(0.1**2, rel=0.1)

@@ -31,6 +31,7 @@ PIPELINE = (
     "taps",
     "shapes",
     "lags",
+    "components",
     "subspace",
     "probes",
     "correlate",

@@ -139,6 +139,8 @@ def test_lift_and_project_are_inverse_on_the_subspace():
         (lambda x: pca({"y": 3}).init("x", x), r"rank has no entry for tap 'x'.*\['y'\]"),
         (lambda x: pca(2, update_every=0), "update_every is 0; it takes a whole number"),
         (lambda x: pca(2, decay=1.5), "decay is 1.5; it takes a number from 0 to 1"),
+        (lambda x: pca(2, explained_variance=0.0), "explained_variance is 0.0; it takes a number"),
+        (lambda x: pca(2, explained_variance=95), "explained_variance is 95; it takes a number"),
         (lambda x: fixed_subspace({"x": jnp.ones((7, 2))}), r"bases\['x'\] is off orthonormal"),
         (lambda x: fixed_subspace({"x": jnp.ones((2, 7))}), r"bases\['x'\] has shape \(2, 7\)"),
         (
@@ -188,3 +190,35 @@ def test_weak_directions_are_found_beside_strong_ones():
     outside = others - np.asarray(state.basis) @ (np.asarray(state.basis).T @ others)
     assert np.linalg.norm(outside, 2) < 0.01
     np.testing.assert_allclose(state.scatter, reference.singular_values_**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("units", [30, 300])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_the_fewest_components_that_explain_enough_are_kept(units, share):
+    chunks = [activity_of(40, units, rank=12, seed=seed) for seed in range(3)]
+    manifold = pca(10, explained_variance=share, decay=1.0)
+    state = manifold.init("x", chunks[0])
+    for chunk in chunks[1:]:
+        state = manifold.update(state, chunk)
+    everything = PCA().fit(np.concatenate(chunks))
+    explained = np.cumsum(everything.explained_variance_ratio_)
+    fewest = min(1 + int(np.argmax(explained >= share)), 10)
+    np.testing.assert_array_equal(state.kept, np.arange(10) < fewest)
+    assert_orthonormal(state.components)
+    np.testing.assert_array_equal(state.basis[:, :fewest], state.components[:, :fewest])
+    assert not state.basis[:, fewest:].any()
+
+
+def test_the_number_of_components_follows_the_activity():
+    manifold = pca(8, explained_variance=0.9, decay=0.3)
+    state = manifold.init("x", activity_of(64, 50, rank=2, noise=0.0))
+    before = int(state.kept.sum())
+    for seed in range(5):
+        wide = jax.random.normal(jax.random.key(seed), (64, 50))
+        state = manifold.update(state, wide)
+    assert (before, int(state.kept.sum())) == (2, 8)
+
+
+def test_a_silent_tap_keeps_all_components():
+    state = pca(3, explained_variance=0.9).init("x", jnp.zeros((8, 5)))
+    np.testing.assert_array_equal(state.kept, jnp.ones(3))

@@ -209,11 +209,13 @@ def trained(study: Study, config: Config) -> list[Row]:
 
 
 def told(record: Row) -> Row:
-    """Accuracy, loss, and alignment of the credit in the mean and at each tap."""
+    """Accuracy, loss, the rank that was chosen, and alignment of the credit, also at each tap."""
     alignments = record.get("alignment", {})
     row = {name: record[name] for name in ("test_accuracy", "test_loss")}
     if alignments:
         row["credit_alignment"] = float(np.mean(list(alignments.values())))
+    if "chosen_rank" in record:
+        row["chosen_rank"] = float(np.mean(list(record["chosen_rank"].values())))
     return row | {f"alignment_{tap}": value for tap, value in alignments.items()}
 
 

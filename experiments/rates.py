@@ -1,0 +1,93 @@
+"""Rates of recurrent networks that were trained: their dimension, trajectories, and weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.claims.alignment import cumulative_share
+from experiments.claims.dimensionality import measure
+from experiments.config import Config
+from experiments.loop import through_training
+from experiments.trainer import build_model
+from nmnc_jax import pca, run
+
+TRIALS = 64
+
+
+def activity(config: Config, data: Any) -> list[dict[str, Any]]:
+    """Dimension of the rates of one network, and the share of its weights inside components."""
+    task, units = config.data, config.features[0]
+    rates, _, params = trained_rates(config, data, TRIALS)
+    rates = rates.reshape(-1, units)
+    recurrent = params["params"]["network"]["recurrent"].T
+    components = pca(units).init("rate", jnp.asarray(rates)).basis
+    assert components is not None
+    share = cumulative_share(recurrent, components)
+    found = measure(rates)
+    return [
+        {"task": task, "units": units, **found, "dimension": d, "share": share[d - 1]}
+        for d in (2**k for k in range(int(np.log2(units)) + 1))
+    ]
+
+
+def trained_rates(config: Config, data: Any, trials: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Trains a network: its rates in test trials, [B, T, n], their targets, its parameters."""
+    inputs, targets = data.test_examples(np.arange(trials))
+    ((_, params),) = through_training(config, data, [config.steps])
+    apply_fn: Any = build_model(config, data.outputs).apply
+    rates = jax.jit(lambda p, x: run(apply_fn, p, x)[1]["rate"])(params, inputs)
+    return np.asarray(rates.swapaxes(0, 1)), targets, params
+
+
+def trajectories(config: Config, data: Any) -> list[dict[str, Any]]:
+    """First three principal components of the rates, and the condition of each time step."""
+    rates, targets, _ = trained_rates(config, data, 8)
+    rows = rates.reshape(-1, rates.shape[-1])
+    centred = rows - rows.mean(axis=0)
+    places = (centred @ np.linalg.svd(centred, full_matrices=False)[2][:3].T).reshape(8, -1, 3)
+    wanted = targets[..., :-1] > 0
+    condition = (wanted * 2 ** np.arange(wanted.shape[-1])).sum(axis=-1)
+    return [
+        {"trial": trial, "step": step, "condition": int(condition[trial, step]),
+         **{f"component{c}": float(places[trial, step, c]) for c in range(3)}}
+        for trial in range(8) for step in range(places.shape[1])
+    ]  # fmt: skip
+
+
+def draw_rates(
+    figure: Any, measured: list[dict[str, Any]], paths: list[dict[str, Any]], task: str
+) -> None:
+    """Draws trajectories in a task, and dimension and share of the recurrent weights over units."""
+    space = figure.add_subplot(1, 3, 1, projection="3d")
+    for trial in sorted({row["trial"] for row in paths}):
+        some = [row for row in paths if row["trial"] == trial]
+        line = np.array([[row[f"component{c}"] for c in range(3)] for row in some])
+        space.plot(*line.T, color="lightgray", linewidth=0.6)
+        space.scatter(*line.T, c=[row["condition"] for row in some], cmap="tab10", s=5)  # pyright: ignore[reportArgumentType]
+    space.set_title("rates of a network that nmnc has trained:\nprincipal components, "
+                    f"by the state of {task}", fontsize=10)  # fmt: skip
+    dimension, share = figure.add_subplot(1, 3, 2), figure.add_subplot(1, 3, 3)
+    sizes = sorted({row["units"] for row in measured})
+    for place, task in enumerate(dict.fromkeys(row["task"] for row in measured)):
+        for column, style in (("participation_ratio", "o-"), ("components_95", "s--")):
+            values = [next(row[column] for row in measured
+                           if (row["task"], row["units"]) == (task, n)) for n in sizes]  # fmt: skip
+            told = "participation ratio" if style == "o-" else "95 % of variance"
+            dimension.plot(sizes, values, style, label=f"{task}, {told}",
+                           color=f"C{place}", markersize=4)  # fmt: skip
+        some = [row for row in measured if (row["task"], row["units"]) == (task, sizes[0])]
+        share.plot([row["dimension"] for row in some], [row["share"] for row in some], "o-",
+                   markersize=4, label=task, color=f"C{place}")  # fmt: skip
+    ranks = np.arange(1, sizes[0] + 1)
+    share.plot(ranks, ranks / sizes[0], "k:", label="d/n")
+    for panel in (dimension, share):
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.legend(frameon=False, fontsize=7)
+    dimension.set_title("dimension of rates, trained by backpropagation", fontsize=10)
+    # Room for the legend.
+    dimension.set(xlabel="units", ylabel="dimension", ylim=(0, 1.7 * dimension.get_ylim()[1]))
+    share.set_title(f"recurrent weights inside d components, {sizes[0]} units", fontsize=10)
+    share.set(xlabel="d", ylabel="share")
