@@ -3,7 +3,6 @@
 Brain-Score itself is not needed, and not installed by it.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ import numpy as np
 
 from experiments.activity import recorder
 from experiments.assemblies import xarray
-from experiments.checkpoints import Checkpoints
-from experiments.config import Config, UserError
-from experiments.data import load_in_memory
+from experiments.config import UserError
+from experiments.data import InMemory
 from experiments.data.folder import picture
-from experiments.loop import last_position
-from experiments.trainer import make_trainer
+from experiments.position import trained_network
 
 
 class NetworkModel:
@@ -76,21 +73,10 @@ class NetworkModel:
         Raises:
             UserError: if the directory holds no run, or a region's tap is unknown.
         """
-        if not (directory / "config.json").exists():
-            raise UserError(f"{directory} holds no run; make one with --out")
-        fields: dict[str, Any] = json.loads((directory / "config.json").read_text())
-        for name, value in fields.items():
-            fields[name] = tuple(value) if isinstance(value, list) else value
-        config = Config(**fields)
-        data = load_in_memory(config)
-        checkpoints = Checkpoints(directory / "checkpoints", print)
-        try:
-            found = last_position(make_trainer(config, data), config, checkpoints)
-        finally:
-            checkpoints.close()
-        if found is None:
-            raise UserError(f"{directory} holds no checkpoint")
-        record = recorder(config, data, found[1].state.params)
+        config, data, params = trained_network(directory)
+        if not isinstance(data, InMemory):
+            raise UserError(f"{directory} is a run on {config.data}; this takes one on images")
+        record = recorder(config, data, params)
 
         def activity(images: np.ndarray) -> dict[str, np.ndarray]:
             return record(data.presented(images))

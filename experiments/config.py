@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from experiments import configs
 
 DATA_DIR = "~/tensorflow_datasets"
+JACOBIANS = ("oracle_subspace", "exact_feedback", "exact_feedback_manifold")
+"""Methods that are told the exact Jacobian."""
 TaskName = Literal["flip_flop", "context", "match", "evidence", "reach"]
 
 
@@ -39,6 +41,8 @@ class Config:
     """Units of the dense layer after the convolutions (conv)."""
     leak: float = 0.2
     """Time step over the units' time constant (leaky)."""
+    noise: float = 0.0
+    """Standard deviation of the noise that each unit has of its own (leaky, tasks)."""
     time_steps: int = 50
     """Time steps of a trial (tasks)."""
     rotation: float = 0.0
@@ -65,6 +69,8 @@ class Config:
     node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
     weight_mirror, weight_mirror_manifold, feedback_alignment or one_step (recurrent networks: no
     credit goes back through the recurrent weights)."""
+    start: str = ""
+    """Directory of a run whose trained network this one begins with, in place of a new one."""
     steps: int = 1500
     """Training steps."""
     batch: int = 64
@@ -159,6 +165,10 @@ class Config:
             raise UserError(f"features is {self.features}; {self.model} takes one number of units")
         if not 0 < self.leak <= 1:
             raise UserError(f"leak is {self.leak}; it takes a number above 0, up to 1")
+        if not 0 <= self.noise < float("inf"):
+            raise UserError(f"noise is {self.noise}; it takes 0 or a positive finite number")
+        if self.noise and not (self.model == "leaky" and self.data in tasks):
+            raise UserError(f"noise is {self.noise}; {self.model} on {self.data} takes 0")
         if self.rotation and self.data != "reach":
             raise UserError(f"rotation is {self.rotation}; {self.data} takes 0")
         if self.data in tasks and self.time_steps < 10:
@@ -167,6 +177,11 @@ class Config:
             raise UserError(f"probe_rows is {self.probe_rows}; it takes at least 1, or nothing")
         if self.estimator == "one_step" and not recurrent:
             raise UserError(f"estimator is 'one_step'; {self.model} has no recurrent weights")
+        if recurrent and self.estimator in JACOBIANS:
+            raise UserError(
+                f"estimator is {self.estimator!r}, which takes one Jacobian for all time; "
+                f"{self.model} has one for each pair of time steps"
+            )
         if self.model == "conv" and len(self.strides) != len(self.features):
             raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
         if self.model == "vit" and len(set(self.features)) != 1:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config, Stopped, UserError
 from experiments.data import Dataset
-from experiments.trainer import Trainer, TrainState, make_trainer
+from experiments.position import begin, last_position, position_of
+from experiments.trainer import Trainer, make_trainer
 
 
 def through_training(config: Config, data: Dataset, stages: Collection[int]) -> Iterator[Any]:
@@ -23,7 +24,7 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
         ``(step, params)`` at each stage, in their order; the next step takes the parameters away.
     """
     trainer = make_trainer(config, data)
-    state = trainer.init(config.seed)
+    state = begin(trainer, config)
     rows = trainer.devices.rows(config.batch)
     steps = range(max(stages) + 1)
     key = jax.random.key(config.seed)
@@ -34,39 +35,6 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
         if step < steps[-1]:
             batch = trainer.devices.place(config.batch, examples)
             state, _ = trainer.step(state, jax.random.fold_in(key, step), batch)
-
-
-class Position(NamedTuple):
-    """Where a run is, beside its step: all that it needs to go on as if it had never stopped.
-
-    Attributes:
-        state: the network, the optimiser and the estimator.
-        key: data of the key from which each step's is made.
-        losses: of the steps since the last measurement, the first places of an array.
-        seconds: spent so far.
-    """
-
-    state: TrainState
-    key: Any
-    losses: Any
-    seconds: Any
-
-
-def last_position(
-    trainer: Trainer, config: Config, checkpoints: Checkpoints
-) -> tuple[int, Position] | None:
-    """Reads the last whole checkpoint of a run: its step and position, or None without one."""
-    template = _position(config, trainer.template, jax.random.key(0), [], 0.0)
-    return checkpoints.restore(template)
-
-
-def _position(
-    config: Config, state: TrainState, key: jax.Array, losses: list[Any], seconds: float
-) -> Position:
-    """A position as it is saved."""
-    kept = np.zeros(config.log_every, np.float32)
-    kept[: len(losses)] = losses
-    return Position(state, np.asarray(jax.random.key_data(key)), kept, np.array(seconds))
 
 
 @contextmanager
@@ -116,7 +84,7 @@ def train(
     measure_key, step_key = jax.random.split(jax.random.key(config.seed))
     found = last_position(trainer, config, checkpoints) if checkpoints else None
     if found is None:
-        found = 0, _position(config, trainer.init(config.seed), step_key, [], 0.0)
+        found = 0, position_of(config, begin(trainer, config), step_key, [], 0.0)
     first, position = found
     state, step_key = position.state, jax.random.wrap_key_data(position.key)
     losses: list[Any] = list(position.losses[: (first - 1) % config.log_every + 1 if first else 0])
@@ -134,7 +102,7 @@ def train(
             due = stop or step % config.checkpoint_every == 0 or step == config.steps
             if checkpoints and step > first and due:
                 spent = time.perf_counter() - start
-                checkpoints.save(step, _position(config, state, step_key, losses, spent))
+                checkpoints.save(step, position_of(config, state, step_key, losses, spent))
             if stop:
                 raise Stopped(f"stopped at step {step}")
             if step % config.log_every == 0 or step == config.steps:

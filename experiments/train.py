@@ -110,7 +110,9 @@ def is_same_run(directory: Path | None, config: Config) -> bool:
     """
     if directory is None or not (directory / "config.json").exists():
         return False
-    there = json.loads((directory / "config.json").read_text())
+    # What an older run does not name is as it is by default.
+    by_default = {field.name: field.default for field in dataclasses.fields(Config)}
+    there = by_default | json.loads((directory / "config.json").read_text())
     # Where a run goes on, and on how many devices, is free.
     free = ("data_dir", "checkpoint_every", "devices", "probe_devices", "divide_units")
     for field, value in json.loads(json.dumps(dataclasses.asdict(config))).items():

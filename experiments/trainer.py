@@ -52,7 +52,7 @@ class Trainer(NamedTuple):
     """The functions of a run: pure, compiled once, and the same for every seed.
 
     Attributes:
-        init: seed to `TrainState`.
+        init: seed, and parameters unless they are to be drawn, to `TrainState`.
         step: ``step(state, key, batch) -> (state, loss)``; donates the state.
         measure: ``measure(state, key, batch) -> dict``: accuracies, alignments, ranks that were
             chosen; training accuracy and exact credit are those of a large fixed batch.
@@ -60,7 +60,7 @@ class Trainer(NamedTuple):
         devices: what it runs on.
     """
 
-    init: Callable[[int], TrainState]
+    init: Callable[..., TrainState]
     step: Callable[[TrainState, Array, Batch], tuple[TrainState, Array]]
     measure: Callable[[TrainState, Array, Batch], dict[str, Any]]
     template: TrainState
@@ -79,7 +79,9 @@ def build_model(config: Config, outputs: int) -> nn.Module:
         "alexnet": lambda: AlexNet(outputs, dtype),
         "resnet18": lambda: resnet18(outputs, dtype=dtype),
         "resnet50": lambda: resnet50(outputs, dtype=dtype),
-        "leaky": lambda: RowReader(LeakyRNN(config.features[0], outputs, config.leak)),
+        "leaky": lambda: RowReader(
+            LeakyRNN(config.features[0], outputs, config.leak, noise=config.noise)
+        ),
         "gru": lambda: RowReader(GRU(config.features[0], outputs)),
     }
     return makers[config.model]()
@@ -104,10 +106,11 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
     def ready(batch: Batch) -> Batch:
         return data.normalise(batch[0]), batch[1]
 
-    def initial(seeded: Estimator) -> Callable[[Array, Batch], TrainState]:
-        def fresh(key: Array, batch: Batch) -> TrainState:
+    def initial(seeded: Estimator) -> Callable[..., TrainState]:
+        def fresh(key: Array, batch: Batch, params: Any = None) -> TrainState:
             batch = ready(batch)
-            params = model.init(key, batch[0][:1])
+            if params is None:
+                params = model.init(key, jax.tree.map(lambda part: part[:1], batch[0]))
             return TrainState(params, optimiser.init(params), seeded.init(params, batch))
 
         return fresh
@@ -117,13 +120,13 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         estimator=devices.estimator_state(first.estimator, shapes, config.divide_units)
     )
 
-    def init(seed: int) -> TrainState:
+    def init(seed: int, params: Any = None) -> TrainState:
         places = np.random.default_rng(seed).permutation(data.train_size)[: config.basis_batch]
         batch = devices.everywhere(data.train_examples(places))
         # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
         own = dataclasses.replace(config, seed=seed)
         seeded = build_estimator(own, apply_fn, data.loss, shapes)
-        return jax.jit(initial(seeded), out_shardings=lies)(jax.random.key(seed), batch)
+        return jax.jit(initial(seeded), out_shardings=lies)(jax.random.key(seed), batch, params)
 
     def train_step(state: TrainState, key: Array, batch: Batch) -> tuple[TrainState, Array]:
         gradients, estimated, info = estimator.estimate(

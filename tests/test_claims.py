@@ -123,7 +123,7 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(staleness, "SIGMAS", (1e-3, 1.0))
     monkeypatch.setattr(recurrent, "TASKS", ("flip_flop",))
     monkeypatch.setattr(recurrent, "PROBES", (4, 32))
-    monkeypatch.setattr(recurrent, "RANKS", (2,))
+    monkeypatch.setattr(recurrent, "RANKS", (2, 4))
     monkeypatch.setattr(recurrent, "SIZES", (16,))
     monkeypatch.setattr(recurrent, "CONTROLS", ())
     short = [*SHORT_TRIALS, "--full"] if name == "recurrent" else SHORT

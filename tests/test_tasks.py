@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -128,7 +129,7 @@ ARGUMENTS = [
 def test_a_task_is_learned_from_the_command_line(tmp_path):
     out = tmp_path / "run"
     main(["rnn_flip_flop", "--estimator", "nmnc", *ARGUMENTS, "--out", str(out)])
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    last = last_of(out)
     assert last["test_accuracy"] > 0.85
     assert last["test_loss"] < 0.5
     assert set(last["alignment"]) == {"rate"}
@@ -170,6 +171,51 @@ def test_one_step_is_backpropagation_where_nothing_recurs():
     assert relative_error(found, exact) > 0.01
 
 
+def last_of(out):
+    return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_each_trial_has_noise_of_its_own():
+    """Seeds of training, held-out and test trials are others; the trials are those without."""
+    plain, noisy = Trials("context", STEPS), Trials("context", STEPS, seeded=True)
+    rows, seeds = np.arange(64), []
+    for data in (noisy, dataclasses.replace(noisy, validation=True)):
+        inputs, own = data.normalise(data.test_examples(rows)[0])
+        assert own.shape == (64,)
+        seeds += own.tolist()
+    inputs, own = noisy.normalise(noisy.train_examples(rows)[0])
+    np.testing.assert_array_equal(inputs, plain.train_examples(rows)[0])
+    assert len(set(seeds + own.tolist())) == 3 * 64
+    assert plain.normalise(inputs) is inputs
+
+
+def test_noise_reaches_the_network(tmp_path):
+    arguments = ["rnn_context", *ARGUMENTS, "--steps", "4", "--log-every", "4"]
+    main([*arguments, "--out", str(tmp_path / "noisy")])
+    main([*arguments, "--noise", "0", "--out", str(tmp_path / "silent")])
+    noisy, silent = last_of(tmp_path / "noisy"), last_of(tmp_path / "silent")
+    assert noisy["test_loss"] == pytest.approx(silent["test_loss"], rel=0.5)
+    assert noisy["test_loss"] != silent["test_loss"]
+
+
+def test_a_rotation_is_learned_by_a_network_that_can_reach(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    main(["rnn_reach", *ARGUMENTS, "--steps", "60", "--log-every", "60", "--out", str(before)])
+    turned = ["--start", str(before), "--rotation", "0", "--estimator", "backprop"]
+    arguments = ["--steps", "2", "--log-every", "1"]
+    main(["rnn_reach", *ARGUMENTS, *turned, *arguments, "--out", str(after)])
+    first = json.loads((after / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["test_loss"] == pytest.approx(last_of(before)["test_loss"], rel=1e-5)
+    assert last_of(after)["test_loss"] != first["test_loss"]
+    for start, message in (
+        (tmp_path / "nothing", "nothing holds no run; make one with --out"),
+        (before, r"start is .*before', with parameters .*'output'\]\": \(32, 2\).*takes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(["rnn_match", *ARGUMENTS, "--start", str(start), "--out", str(tmp_path / "no")])
+        shutil.rmtree(tmp_path / "no")
+
+
 def test_images_are_read_row_by_row(tmp_path):
     out = tmp_path / "digits"
     main([
@@ -177,8 +223,7 @@ def test_images_are_read_row_by_row(tmp_path):
         "--log-every", "4", "--batch", "16", "--basis-batch", "32", "--alignment-batch", "32",
         "--devices", "1", "--out", str(out),
     ])  # fmt: skip
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert set(last["alignment"]) == {"state"}
+    assert set(last_of(out)["alignment"]) == {"state"}
 
 
 def test_what_does_not_fit_a_task_is_refused():
@@ -189,6 +234,10 @@ def test_what_does_not_fit_a_task_is_refused():
         ({"rotation": 30.0}, "rotation is 30.0; flip_flop takes 0"),
         ({"time_steps": 5}, "time_steps is 5"),
         ({"probe_rows": 0}, "probe_rows is 0"),
+        ({"noise": -1.0}, "noise is -1.0"),
+        ({"noise": 0.1, "model": "gru"}, "noise is 0.1; gru on flip_flop takes 0"),
+        ({"estimator": "oracle_subspace"}, "is 'oracle_subspace', which takes one Jacobian"),
+        ({"explained_variance": 1.5}, "explained_variance is 1.5; it takes a number above 0"),
         ({"data": "digits", "model": "mlp", "estimator": "one_step"}, "has no recurrent weights"),
     ):
         config = dataclasses.replace(load_config("rnn_flip_flop"), **fields)

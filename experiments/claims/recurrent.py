@@ -3,11 +3,11 @@
 A network of leaky units learns three tasks. Noise in its rates is correlated with what they add to
 the next step, so many times in a step of training (`--probe-rows`; without, each of `PROBES`), and
 credit is chained backwards in time: isotropic (vnc) or in the rates' principal components (nmnc),
-as many as the rank or as hold a share of the variance on the run itself; beside backpropagation
-through time. With `--full` also at other ranks, and with the same without its recurrent weights
-(one step), fixed random feedback, and the loss to come correlated with noise in each trial. And in
-networks that were trained: their trajectories, the dimension of their activity over the number of
-units, and the share of the recurrent weights inside it.
+of which as many are taken as hold a share of the variance on the run itself; beside backpropagation
+through time. With `--full` also fixed ranks, and controls: backpropagation without the recurrent
+weights (one step), fixed random feedback, and the loss to come correlated with noise in each trial.
+And in networks that were trained: their trajectories, the dimension of their activity over the
+number of units, and the share of the recurrent weights inside it.
 """
 
 import dataclasses
@@ -64,10 +64,9 @@ def settings(config: Config, *, full: bool) -> Iterator[tuple[str, int | str, in
     """Method, rank and probes in a step (None: all rows) of all that is trained."""
     for method in ("backprop", *(CONTROLS if full else ())):
         yield method, config.rank, None
-    ranks = sorted({*RANKS, config.rank}) if full else [config.rank]
     for probes in (config.probe_rows,) if config.probe_rows else PROBES:
         yield "vnc", config.rank, probes
-        for rank in (*ranks, CHOSEN):
+        for rank in (*(RANKS if full else ()), CHOSEN):
             yield "nmnc", rank, probes
 
 

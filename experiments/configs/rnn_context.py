@@ -1,4 +1,4 @@
-"""Context-dependent integration by a recurrent network of leaky units, any estimator.
+"""Context-dependent integration by a recurrent network of noisy leaky units, any estimator.
 
 python -m experiments.train rnn_context --estimator nmnc
 
@@ -9,4 +9,4 @@ import dataclasses
 
 from experiments.configs.rnn_flip_flop import config as flip_flop
 
-config = dataclasses.replace(flip_flop, data="context")
+config = dataclasses.replace(flip_flop, data="context", noise=0.1)

@@ -35,7 +35,9 @@ def load(config: Config) -> Dataset:
 
         return load_imagenet(Path(config.data_dir).expanduser(), config.validation)
     if config.data in TASKS:
-        return Trials(config.data, config.time_steps, config.rotation, config.validation)
+        return Trials(
+            config.data, config.time_steps, config.rotation, config.noise > 0, config.validation
+        )
     return load_in_memory(config)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments.config import UserError
-from nmnc_jax.types import Array
+from nmnc_jax.types import Array, Inputs
 
 Examples = tuple[np.ndarray, np.ndarray]
 """Images [examples, height, width, channels] and int32 classes [examples]."""
@@ -69,7 +69,7 @@ class Dataset(Protocol):
         """
         ...
 
-    def normalise(self, inputs: Array) -> Array:
+    def normalise(self, inputs: Array) -> Inputs:
         """Makes read images the network's inputs, float32; it runs on the device."""
         ...
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.dataset import Examples
-from nmnc_jax.types import Array
+from nmnc_jax.types import Array, Inputs
 
 Trial = tuple[Array, Array, Array]
 TRAIN, TEST = 2**20, 2048
@@ -148,12 +148,15 @@ class Trials:
         name: of the task.
         steps: T.
         rotation: reach only: turn of the targets, in degrees.
+        seeded: whether each trial has a seed for the noise of the network's units: the last channel
+            of the inputs, [B, T, i + 1], a whole number below 2^24.
         validation: whether test trials are others than those of the test.
     """
 
     name: str
     steps: int
     rotation: float = 0.0
+    seeded: bool = False
     validation: bool = False
 
     @property
@@ -193,13 +196,15 @@ class Trials:
 
     def _trials(self, part: int, indices: np.ndarray) -> Examples:
         inputs, targets = _draw(
-            self.name, self.steps, self.rotation, part, jnp.asarray(indices, jnp.int32)
+            self.name, self.steps, self.rotation, self.seeded, part, jnp.asarray(indices, jnp.int32)
         )
         return np.asarray(inputs), np.asarray(targets)
 
-    def normalise(self, inputs: Array) -> Array:
-        """Leaves inputs as they are."""
-        return inputs
+    def normalise(self, inputs: Array) -> Inputs:
+        """Takes seeds apart: inputs [B, T, i], or a pair of them and seeds [B]."""
+        if not self.seeded:
+            return inputs
+        return inputs[..., :-1], inputs[:, 0, -1].astype(jnp.int32)
 
     def loss(self, outputs: Array, targets: Array) -> Array:
         """Squared error at each time step that counts, [B, T]; its mean is that over these."""
@@ -217,14 +222,21 @@ class Trials:
         return (right * mask).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(name: str, steps: int, rotation: float, part: int, indices: Array) -> tuple[Array, Array]:
-    """Trials of these numbers, and their targets with the mask."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(
+    name: str, steps: int, rotation: float, seeded: bool, part: int, indices: Array
+) -> tuple[Array, Array]:
+    """Trials of these numbers, with their seeds, and their targets with the mask."""
     task = TASKS[name].trial
     task = partial(task, rotation=rotation) if name == "reach" else task
     base = jax.random.fold_in(jax.random.key(0), part)
     keys = jax.vmap(lambda index: jax.random.fold_in(base, index))(indices)
     inputs, targets, mask = jax.vmap(lambda key: task(key, steps))(keys)
+    if seeded:
+        # A float32 holds whole numbers up to there.
+        own = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, 2**24))
+        seeds = jnp.broadcast_to(own(keys)[:, None, None], (*inputs.shape[:2], 1))
+        inputs = jnp.concatenate([inputs, seeds.astype(inputs.dtype)], axis=-1)
     return inputs, jnp.concatenate([targets, mask[..., None]], axis=-1)
 
 

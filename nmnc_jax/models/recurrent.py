@@ -163,9 +163,12 @@ class RowReader(nn.Module):
     network: nn.Module
 
     @nn.compact
-    def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
-        """Maps images [B, H, W, C] to outputs [B, o]; sequences [B, T, i] to [B, T, o]."""
-        if inputs.ndim == 3:
+    def __call__(self, inputs: Array | tuple[Array, Array], tap: TapLike = no_tap) -> Array:
+        """Maps images [B, H, W, C] to outputs [B, o]; sequences [B, T, i] to [B, T, o].
+
+        Of sequences, also what else the network takes: pairs (inputs, seeds).
+        """
+        if isinstance(inputs, tuple) or inputs.ndim == 3:
             return self.network(inputs, tap)  # pyright: ignore[reportCallIssue]
         rows = inputs.reshape(*inputs.shape[:2], -1)
         return self.network(rows, tap)[:, -1]  # pyright: ignore[reportCallIssue]

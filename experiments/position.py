@@ -1,0 +1,97 @@
+"""Where a run is, and the network that a run has left."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.checkpoints import Checkpoints
+from experiments.config import Config, UserError
+from experiments.data import Dataset, load
+from experiments.trainer import Trainer, TrainState, make_trainer
+
+
+class Position(NamedTuple):
+    """Where a run is, beside its step: all that it needs to go on as if it had never stopped.
+
+    Attributes:
+        state: the network, the optimiser and the estimator.
+        key: data of the key from which each step's is made.
+        losses: of the steps since the last measurement, the first places of an array.
+        seconds: spent so far.
+    """
+
+    state: TrainState
+    key: Any
+    losses: Any
+    seconds: Any
+
+
+def last_position(
+    trainer: Trainer, config: Config, checkpoints: Checkpoints
+) -> tuple[int, Position] | None:
+    """Reads the last whole checkpoint of a run: its step and position, or None without one."""
+    template = position_of(config, trainer.template, jax.random.key(0), [], 0.0)
+    return checkpoints.restore(template)
+
+
+def position_of(
+    config: Config, state: TrainState, key: jax.Array, losses: list[Any], seconds: float
+) -> Position:
+    """A position as it is saved."""
+    kept = np.zeros(config.log_every, np.float32)
+    kept[: len(losses)] = losses
+    return Position(state, np.asarray(jax.random.key_data(key)), kept, np.array(seconds))
+
+
+def begin(trainer: Trainer, config: Config) -> TrainState:
+    """The state before the first step: a new network, or the one that the run `start` has left.
+
+    Raises:
+        UserError: if that is another network.
+    """
+    if not config.start:
+        return trainer.init(config.seed)
+    _, _, params = trained_network(Path(config.start))
+    wanted, got = (
+        {
+            jax.tree_util.keystr(path): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (trainer.template.params, params)
+    )
+    if got != wanted:
+        raise UserError(f"start is {config.start!r}, with parameters {got}; it takes {wanted}")
+    return trainer.init(config.seed, params)
+
+
+def trained_network(directory: Path) -> tuple[Config, Dataset, Any]:
+    """Reads what ``python -m experiments.train --out DIR`` has left.
+
+    Returns:
+        The run's configuration, its data set and the parameters of its last checkpoint.
+
+    Raises:
+        UserError: if the directory holds no run or no checkpoint.
+    """
+    if not (directory / "config.json").exists():
+        raise UserError(f"{directory} holds no run; make one with --out")
+    fields: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    for name, value in fields.items():
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    unknown = set(fields) - {field.name for field in dataclasses.fields(Config)}
+    if unknown:
+        raise UserError(f"{directory} holds {sorted(unknown)} beside a run; it takes one run's")
+    config = Config(**fields)
+    data = load(config)
+    checkpoints = Checkpoints(directory / "checkpoints", print)
+    try:
+        found = last_position(make_trainer(config, data), config, checkpoints)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise UserError(f"{directory} holds no checkpoint")
+    return config, data, found[1].state.params
