@@ -9,11 +9,18 @@ import numpy as np
 from experiments.claims.alignment import cumulative_share
 from experiments.claims.dimensionality import measure
 from experiments.config import Config
+from experiments.figures import COLOURS
 from experiments.loop import through_training
+from experiments.methods import build_estimator
 from experiments.trainer import build_model
 from nmnc_jax import pca, run
+from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.subspace import lift, project, used
 
 TRIALS = 64
+NOISE_PROBES = 32
+LEARNING = 50
+"""Steps in which feedback is learned before its noise is measured."""
 
 
 def activity(config: Config, data: Any) -> list[dict[str, Any]]:
@@ -41,6 +48,38 @@ def trained_rates(config: Config, data: Any, trials: int) -> tuple[np.ndarray, n
     return np.asarray(rates.swapaxes(0, 1)), targets, params
 
 
+def noise_of_feedback(config: Config, data: Any) -> list[dict[str, Any]]:
+    """Spectral radius of the noise in the recurrent weights that a new network's probes find.
+
+    Where it is near the weights' own (1), credit that is chained over many time steps is lost in
+    it. The law is sqrt((d + 1) / M) times the size of the weights inside the subspace, their
+    Frobenius norm over sqrt(d): that of independent entries, for M perturbed rows behind the
+    feedback. Without a subspace that grows as sqrt(N).
+    """
+    units = config.features[0]
+    apply_fn: Any = (model := build_model(config, data.outputs)).apply
+    batch = data.train_examples(np.arange(config.batch))
+    params = model.init(jax.random.key(config.seed), batch[0])
+    shapes = tap_shapes(apply_fn, params, batch[0])
+    estimator = build_estimator(config, apply_fn, data.loss, shapes)
+    memory = estimator.init(params, batch)
+    learn = jax.jit(lambda key, memory: estimator.estimate(key, params, batch, memory)[1])
+    for step in range(LEARNING):
+        memory = learn(jax.random.fold_in(jax.random.key(config.seed), step), memory)
+    basis, found = memory.subspace["rate"].basis, memory.feedback["rate"].coordinates
+    weights: Any = params["params"]
+    exact = project(basis, weights["network"]["recurrent"].T)
+    noise = lift(basis, found[:units] - exact)
+    dimension = float(used(basis, units).sum())
+    behind = (config.probe_rows or shapes["rate"].rows) * (1 + config.feedback_decay)
+    behind /= 1 - config.feedback_decay
+    inside = project(basis, exact.T)
+    law = float(jnp.linalg.norm(inside)) * ((dimension + 1) / (dimension * behind)) ** 0.5
+    radius = float(np.abs(np.linalg.eigvals(np.asarray(noise))).max())
+    return [{"units": units, "method": config.estimator, "dimension": dimension,
+             "radius": radius, "law": law}]  # fmt: skip
+
+
 def trajectories(config: Config, data: Any) -> list[dict[str, Any]]:
     """First three principal components of the rates, and the condition of each time step."""
     rates, targets, _ = trained_rates(config, data, 8)
@@ -57,18 +96,22 @@ def trajectories(config: Config, data: Any) -> list[dict[str, Any]]:
 
 
 def draw_rates(
-    figure: Any, measured: list[dict[str, Any]], paths: list[dict[str, Any]], task: str
+    figure: Any,
+    measured: list[dict[str, Any]],
+    noises: list[dict[str, Any]],
+    paths: list[dict[str, Any]],
+    task: str,
 ) -> None:
-    """Draws trajectories in a task, and dimension and share of the recurrent weights over units."""
-    space = figure.add_subplot(1, 3, 1, projection="3d")
+    """Draws trajectories in a task, dimension, share of the recurrent weights, and their noise."""
+    space = figure.add_subplot(1, 4, 1, projection="3d")
     for trial in sorted({row["trial"] for row in paths}):
         some = [row for row in paths if row["trial"] == trial]
         line = np.array([[row[f"component{c}"] for c in range(3)] for row in some])
         space.plot(*line.T, color="lightgray", linewidth=0.6)
         space.scatter(*line.T, c=[row["condition"] for row in some], cmap="tab10", s=5)  # pyright: ignore[reportArgumentType]
-    space.set_title("rates of a network that nmnc has trained:\nprincipal components, "
+    space.set_title("rates after training by nmnc:\nprincipal components, "
                     f"by the state of {task}", fontsize=10)  # fmt: skip
-    dimension, share = figure.add_subplot(1, 3, 2), figure.add_subplot(1, 3, 3)
+    dimension, share = figure.add_subplot(1, 4, 2), figure.add_subplot(1, 4, 3)
     sizes = sorted({row["units"] for row in measured})
     for place, task in enumerate(dict.fromkeys(row["task"] for row in measured)):
         for column, style in (("participation_ratio", "o-"), ("components_95", "s--")):
@@ -91,3 +134,19 @@ def draw_rates(
     dimension.set(xlabel="units", ylabel="dimension", ylim=(0, 1.7 * dimension.get_ylim()[1]))
     share.set_title(f"recurrent weights inside d components, {sizes[0]} units", fontsize=10)
     share.set(xlabel="d", ylabel="share")
+    noise = figure.add_subplot(1, 4, 4)
+    for method in dict.fromkeys(row["method"] for row in noises):
+        some = [row for row in noises if row["method"] == method]
+        for column, style in (("radius", "o-"), ("law", ":")):
+            noise.plot([row["units"] for row in some], [row[column] for row in some], style,
+                       markersize=4, color=COLOURS[method],
+                       label=method if column == "radius" else "law")  # fmt: skip
+    noise.axhline(1, color="gray", linewidth=1, label="the weights' own")
+    noise.set_xscale("log", base=2)
+    noise.xaxis.set_major_formatter("{x:g}")
+    noise.set_yscale("log")
+    noise.legend(frameon=False, fontsize=7)
+    noise.set_title(
+        f"noise in the learned recurrent weights,\n{NOISE_PROBES} probes a step", fontsize=10
+    )
+    noise.set(xlabel="units", ylabel="spectral radius")

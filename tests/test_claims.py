@@ -1,5 +1,6 @@
 """The claims' measures against what is known, and their commands."""
 
+import dataclasses
 import json
 
 import jax
@@ -18,7 +19,9 @@ from experiments.claims import (
 )
 from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
-from experiments.config import UserError
+from experiments.config import UserError, load_config
+from experiments.data import load
+from experiments.rates import noise_of_feedback
 from tests.test_similarity import archive
 
 SHORT = [
@@ -180,6 +183,15 @@ def test_probes_for_a_loss_are_read_between_the_points():
     assert recurrent.probes_needed(probes, measured, 0.6) == pytest.approx(3)
     assert recurrent.probes_needed(probes, measured, 0.4) == pytest.approx(4)
     assert recurrent.probes_needed(probes, measured, 0.3) == pytest.approx(7)
+
+
+def test_noise_of_learned_recurrent_weights_has_the_radius_of_independent_entries():
+    fields = {"features": (64,), "estimator": "vnc", "probe_rows": 32, "devices": 1}
+    config = dataclasses.replace(load_config("rnn_flip_flop"), **fields)
+    (row,) = noise_of_feedback(config, load(config))
+    assert row["radius"] == pytest.approx(row["law"], rel=0.15)
+    # 32 rows in a step, and a decay of .9: 608 behind the feedback.
+    assert row["law"] == pytest.approx((64 / 608) ** 0.5, rel=0.05)
 
 
 def test_the_report_holds_all_it_shows(tmp_path, capsys):

@@ -22,7 +22,13 @@ from experiments.claims.study import Row, Study, Verdict, band, judge, trained
 from experiments.config import Config
 from experiments.data import load
 from experiments.figures import COLOURS
-from experiments.rates import activity, draw_rates, trajectories
+from experiments.rates import (
+    NOISE_PROBES,
+    activity,
+    draw_rates,
+    noise_of_feedback,
+    trajectories,
+)
 
 DEFAULTS: dict[str, Any] = {
     "data": "flip_flop", "model": "leaky", "features": (64,), "strides": (), "steps": 400,
@@ -70,14 +76,20 @@ def settings(config: Config, *, full: bool) -> Iterator[tuple[str, int | str, in
             yield "nmnc", rank, probes
 
 
+def manifold(rank: int | str, units: int) -> dict[str, Any]:
+    """Fields of a configuration for a rank, or for one that is `CHOSEN` on the run itself."""
+    if rank == CHOSEN:
+        return {"rank": min(MOST, units), "explained_variance": EXPLAINED}
+    return {"rank": rank}
+
+
 def one_setting(
     study: Study, task: str, units: int, method: str, rank: int | str, probes: int | None
 ) -> list[Row]:
-    """Every seed of a method; a rank of `CHOSEN` is chosen on the run itself."""
-    manifold: dict[str, Any] = {"rank": rank}
-    if rank == CHOSEN:
-        manifold = {"rank": min(MOST, units), "explained_variance": EXPLAINED}
-    inside, config = on_task(study, task, units, estimator=method, probe_rows=probes, **manifold)
+    """Every seed of a method."""
+    inside, config = on_task(
+        study, task, units, estimator=method, probe_rows=probes, **manifold(rank, units)
+    )
     told = {"task": task, "units": units, "method": method, "rank": rank, "probes": probes or 0}
     return [{**told, **row} for row in trained(inside, config)]
 
@@ -168,8 +180,10 @@ def judged(rows: list[Row]) -> list[Verdict]:
     return verdicts
 
 
-def draw(study: Study, rows: list[Row], measured: list[Row], paths: list[Row]) -> Figure:
-    """Loss over probes, task by task; trajectories, dimension and share below."""
+def draw(
+    study: Study, rows: list[Row], measured: list[Row], noises: list[Row], paths: list[Row]
+) -> Figure:
+    """Loss over probes, task by task; what is known of the rates below."""
     places = list(dict.fromkeys((row["task"], row["units"]) for row in rows))
     figure = Figure(figsize=(4.6 * max(len(places), 3), 8), layout="constrained")
     upper: Any
@@ -195,7 +209,7 @@ def draw(study: Study, rows: list[Row], measured: list[Row], paths: list[Row]) -
     handles, labels = panels[0].get_legend_handles_labels()
     upper.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 
-    draw_rates(lower, measured, paths, TASKS[0])
+    draw_rates(lower, measured, noises, paths, TASKS[0])
     figure.suptitle(f"{study.config.steps} steps of {study.config.batch} trials: mean and 95 % "
                     f"interval of {len(study.seeds)} seeds; below, one network each")  # fmt: skip
     return figure
@@ -218,6 +232,15 @@ def main(study: Study) -> None:
             inside, settled = on_task(study, task, size, estimator="backprop")
             make = partial(activity, settled, inside.data)
             measured += study.part(f"activity-{task}-{size}", make)
+    noises = []
+    for size in SIZES:
+        for method in ("vnc", "nmnc"):
+            inside, settled = on_task(
+                study, TASKS[0], size, estimator=method, probe_rows=NOISE_PROBES,
+                **manifold(CHOSEN, size),
+            )  # fmt: skip
+            make = partial(noise_of_feedback, settled, inside.data)
+            noises += study.part(f"noise-{method}-{size}", make)
     inside, settled = on_task(study, TASKS[0], units, estimator="nmnc")
     paths = study.part("trajectories", partial(trajectories, settled, inside.data))
-    study.finish("recurrent", rows, judged(rows), draw(study, rows, measured, paths))
+    study.finish("recurrent", rows, judged(rows), draw(study, rows, measured, noises, paths))
