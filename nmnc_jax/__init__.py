@@ -1,18 +1,15 @@
 """Train networks by perturbing them inside the manifold of their own activity."""
 
 from nmnc_jax import diagnostics
-from nmnc_jax.baselines import backprop, weight_perturbation
-from nmnc_jax.credit import gradients_from_credit
-from nmnc_jax.estimators import (
-    credit_from_state,
+from nmnc_jax.baselines import (
+    backprop,
     direct_feedback_alignment,
     feedback_alignment,
-    forward_gradient,
-    nmnc,
-    node_perturbation,
-    vnc,
     weight_mirror,
+    weight_perturbation,
 )
+from nmnc_jax.credit import credit_from_state, gradients_from_credit
+from nmnc_jax.estimators import forward_gradient, nmnc, node_perturbation, vnc
 from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
 from nmnc_jax.general import noise_correlation
 from nmnc_jax.groups import grouped

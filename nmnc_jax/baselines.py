@@ -1,4 +1,4 @@
-"""Baselines outside the family, under its interface: backpropagation and weight perturbation."""
+"""Baselines under the same interface: backpropagation, weight perturbation, feedback alignment."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 from nmnc_jax.checks import check_count, check_finite, check_precision, check_sigma
 from nmnc_jax.correlate import mean_over_probes
 from nmnc_jax.credit import losses_and_error
-from nmnc_jax.general import info_from
+from nmnc_jax.feedback import learned_feedback, random_feedback
+from nmnc_jax.general import info_from, noise_correlation
+from nmnc_jax.probes import Probe
 from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.subspace import isotropic, pca
 from nmnc_jax.taps import no_tap, run
-from nmnc_jax.types import ApplyFn, Array, Batch, Estimator, Info, LossFn, Params
+from nmnc_jax.types import ApplyFn, Array, Batch, Estimator, Info, LossFn, Params, Rank
 
 
 class EmptyState(NamedTuple):
@@ -131,3 +134,114 @@ def weight_perturbation(
         return jax.tree.unflatten(tree, gradients), state, info_from(losses, outputs, {})
 
     return Estimator(init, estimate)
+
+
+def direct_feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0) -> Estimator:
+    """Direct feedback alignment: the output error sent to each tap through fixed random weights.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        seed: of the feedback weights.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
+
+    Raises:
+        ValueError: as `noise_correlation` does.
+
+    Source:
+        Nokland 2016 (arXiv 1609.01596).
+
+    Example:
+        >>> from nmnc_jax import direct_feedback_alignment
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = direct_feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic(),
+        readout="output",
+        probe=Probe(num=1),
+        feedback=random_feedback(seed=seed),
+    )
+
+
+def weight_mirror(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    rank: Rank | None = None,
+    probe: Probe = Probe(num=1, difference="jvp", scope="all_taps"),  # noqa: B008 (frozen)
+    feedback_decay: float = 0.9,
+    update_every: int = 1,
+) -> Estimator:
+    """Weight mirrors: feedback learned from noise at a tap and what the next stage makes of it.
+
+    Each stage is read on its own, so that one pass serves all taps. The credit is chained from
+    stage to stage; between the end of a linear stage (``tap.linear``) and the next tap its
+    derivative is exact. Memory is [m, n] for a tap of n units and a stage of m, or [m, d].
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        rank: perturb in the manifold of this dimension; None perturbs isotropically.
+        probe: the perturbations.
+        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        update_every: steps between feedback updates.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState`.
+
+    Raises:
+        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
+
+    Source:
+        Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019 (arXiv 1904.05391).
+
+    Example:
+        >>> from nmnc_jax import weight_mirror
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = weight_mirror(model, lambda outputs, targets: outputs.sum(-1), rank=4)
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic() if rank is None else pca(rank),
+        readout="next",
+        probe=probe,
+        feedback=learned_feedback(feedback_decay, update_every=update_every),
+    )
+
+
+def feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0) -> Estimator:
+    """Feedback alignment: credit chained from stage to stage through fixed random weights.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``, [B, o].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        seed: of the feedback weights.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
+
+    Raises:
+        ValueError: as `noise_correlation` does.
+
+    Source:
+        Lillicrap, Cownden, Tweed and Akerman 2016 (arXiv 1411.0247).
+
+    Example:
+        >>> from nmnc_jax import feedback_alignment
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
+    """
+    return noise_correlation(
+        apply_fn,
+        loss_fn,
+        subspace=isotropic(),
+        readout="next",
+        probe=Probe(num=1),
+        feedback=random_feedback(seed=seed),
+    )

@@ -1,14 +1,23 @@
 """From output error and feedback to credit at each tap, and from credit to parameter gradients."""
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.shapes import TapShape, at_least_float32
-from nmnc_jax.subspace import project
-from nmnc_jax.taps import Tap, run
-from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, LossFn, Params
+from nmnc_jax.lags import credit_by_lag
+from nmnc_jax.shapes import (
+    TapShape,
+    at_least_float32,
+    chained_by_default,
+    tap_shapes,
+    unflatten,
+)
+from nmnc_jax.state import NoiseCorrelationState
+from nmnc_jax.subspace import lift, project
+from nmnc_jax.taps import Tap, no_tap, run
+from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params
 
 
 def losses_and_error(loss_fn: LossFn, outputs: Array, targets: object) -> tuple[Array, Array]:
@@ -157,3 +166,65 @@ def gradients_from_credit(
             raise ValueError(f"{label} has shape {jnp.shape(value)}; it takes {like.shape}")
     credit = {name: jnp.asarray(value, activations[name].dtype) for name, value in credit.items()}
     return pullback(jnp.asarray(output_error, outputs.dtype), credit)
+
+
+def credit_from_state(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    state: NoiseCorrelationState,
+    *,
+    readout: Literal["output", "next"] | None = None,
+) -> Activations:
+    """Computes the credit that the feedback in `state` gives on a batch, without new probes.
+
+    Use it to measure alignment on a large fixed batch.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        params: the model's parameters.
+        batch: (inputs, targets), of any size.
+        state: state of an estimator with the `output` or `next` readout.
+        readout: which of them; None: as `noise_correlation` chooses.
+
+    Returns:
+        Tap name to credit for the batch-mean loss, in the activation's shape.
+
+    Raises:
+        ValueError: if the state holds no feedback.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax import credit_from_state, direct_feedback_alignment
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> loss_fn = lambda outputs, targets: outputs.sum(-1)
+        >>> params, batch = jnp.ones((3, 4)), (jnp.ones((5, 3)), None)
+        >>> state = direct_feedback_alignment(model, loss_fn).init(params, batch)
+        >>> credit_from_state(model, loss_fn, params, batch, state)["hidden"].shape
+        (5, 4)
+    """
+    if not state.feedback:
+        raise ValueError("state holds no feedback; it takes that of an `output` or `next` readout")
+    inputs, targets = batch
+    outputs = apply_fn(params, inputs, no_tap)
+    _, error = losses_and_error(loss_fn, outputs, targets)
+    shapes = tap_shapes(apply_fn, params, inputs)
+    coordinates = {name: state.feedback[name].coordinates for name in shapes}
+    bases = {name: state.subspace[name].basis for name in shapes}
+    if readout == "next" or (readout is None and chained_by_default(shapes)):
+        return chained_gradients(
+            apply_fn,
+            params,
+            inputs,
+            shapes=shapes,
+            bases=bases,
+            coordinates=coordinates,
+            output_error=error,
+        )[1]
+    credit = {}
+    for name, shape in shapes.items():
+        rows = lift(bases[name], credit_by_lag(shape, coordinates[name], error))
+        credit[name] = unflatten(shape, rows).astype(shape.dtype)
+    return credit

@@ -15,8 +15,9 @@ from nmnc_jax.shapes import (
     TapShape,
     at_least_float32,
     chained_by_default,
-    flatten,
+    check_stages,
     flatten_stage,
+    matrices,
     tap_shapes,
     unflatten,
 )
@@ -117,7 +118,7 @@ def noise_correlation(
     def init(params: Params, batch: Batch) -> NoiseCorrelationState:
         shapes, chained = _check(params, batch)
         outputs, activations = run(apply_fn, params, batch[0])
-        rows = _rows(shapes, activations)
+        rows = matrices(shapes, activations)
         subspaces = {name: subspace.init(name, rows[name]) for name in shapes}
         feedbacks = {}
         if feedback is not None:
@@ -138,7 +139,7 @@ def noise_correlation(
         shapes, chained = _check(params, batch)
         outputs, activations, pullback = local_gradients(apply_fn, params, inputs)
         losses, error = losses_and_error(loss_fn, outputs, targets)
-        rows = _rows(shapes, activations)
+        rows = matrices(shapes, activations)
         state = move_subspaces(subspace, state, rows)
         bases = {name: state.subspace[name].basis for name in shapes}
 
@@ -228,7 +229,7 @@ def noise_correlation(
         check_finite(batch)
         shapes = tap_shapes(apply_fn, params, batch[0])
         if readout == "next":
-            _check_stages(shapes)
+            check_stages(shapes)
         if probes_at_all:
             dtypes = {f"tap {name!r}": shape for name, shape in shapes.items()}
             outputs = jax.eval_shape(lambda p, x: apply_fn(p, x, no_tap), params, batch[0])
@@ -236,14 +237,6 @@ def noise_correlation(
         return shapes, readout == "next" or (readout is None and chained_by_default(shapes))
 
     return Estimator(init, estimate)
-
-
-def _rows(shapes: dict[str, TapShape], activations: Activations) -> dict[str, Array]:
-    """Activity as matrices [B T, n] of at least float32."""
-    return {
-        name: flatten(shape, activations[name]).astype(at_least_float32(shape.dtype))
-        for name, shape in shapes.items()
-    }
 
 
 def _coordinate_size(rows: Array, basis: Array | None) -> Array:
@@ -255,17 +248,6 @@ def _coordinate_size(rows: Array, basis: Array | None) -> Array:
     dimension = used(basis, units).sum(dtype=rows.dtype)
     rms = jnp.sqrt(jnp.mean(rows**2))
     return jnp.where(rms > 0, rms, 1) * jnp.sqrt(units / dimension)
-
-
-def _check_stages(shapes: dict[str, TapShape]) -> None:
-    """Refuses taps whose stage has no output with a row per example."""
-    for name, shape in shapes.items():
-        if not shape.has_stage:
-            raise ValueError(
-                f"tap {name!r} feeds a stage of shape {shape.stage or '()'}; readout 'next' takes "
-                f"one row per example, {shape.shape[: shape.batch_axis + 1]}: in a scan, mark its "
-                "end by tap.linear in the same body"
-            )
 
 
 def info_from(losses: Array, outputs: Array, credit: Activations) -> Info:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.taps import Tap
-from nmnc_jax.types import ApplyFn, Array, DType, Inputs, Params
+from nmnc_jax.types import Activations, ApplyFn, Array, DType, Inputs, Params
 
 
 class TapShape(NamedTuple):
@@ -138,3 +138,22 @@ def chained_by_default(shapes: Mapping[str, TapShape]) -> bool:
 def at_least_float32(dtype: DType) -> DType:
     """The dtype in which activity is projected and correlated."""
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def matrices(shapes: Mapping[str, TapShape], activations: Activations) -> dict[str, Array]:
+    """Activity as matrices [B T, n] of at least float32."""
+    return {
+        name: flatten(shape, activations[name]).astype(at_least_float32(shape.dtype))
+        for name, shape in shapes.items()
+    }
+
+
+def check_stages(shapes: Mapping[str, TapShape]) -> None:
+    """Refuses taps whose stage has no output with a row per example."""
+    for name, shape in shapes.items():
+        if not shape.has_stage:
+            raise ValueError(
+                f"tap {name!r} feeds a stage of shape {shape.stage or '()'}; readout 'next' takes "
+                f"one row per example, {shape.shape[: shape.batch_axis + 1]}: in a scan, mark its "
+                "end by tap.linear in the same body"
+            )
