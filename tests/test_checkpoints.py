@@ -14,8 +14,8 @@ from experiments import compare, train
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config, Stopped, UserError
 from experiments.data import load
-from experiments.loop import last_position
 from experiments.loop import train as run_loop
+from experiments.position import last_position
 from experiments.trainer import make_trainer
 from tests.test_experiments import SHORT, records
 
@@ -178,3 +178,13 @@ def test_a_checkpoint_of_another_run_is_refused(saved):
     with pytest.raises(UserError, match=r"checkpoint 3 .* is of another run"):
         checkpoints.restore({**TREE, "a": jnp.zeros(7)})
     checkpoints.close()
+
+
+def test_a_run_from_before_a_field_goes_on_with_its_default(tmp_path):
+    config = Config(data="digits", model="mlp", features=(16,))
+    fields = dataclasses.asdict(config)
+    del fields["noise"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert train.is_same_run(tmp_path, config)
+    with pytest.raises(UserError, match=r"noise is 0\.1; the run in .* has 0\.0"):
+        train.is_same_run(tmp_path, dataclasses.replace(config, noise=0.1))

@@ -148,6 +148,7 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     verdicts = json.loads((out / "verdicts.json").read_text())
     assert {v["verdict"] for v in verdicts} <= {"supported", "not supported", "undecided"}
     table = (out / f"{name}.csv").read_text()
+    assert ("chosen_rank" in table) == (name == "recurrent")
     main([name, *short, *seeds, "--out", str(out), "--resume"])
     assert ": measured" not in capsys.readouterr().out
     assert (out / f"{name}.csv").read_text() == table
