@@ -132,8 +132,7 @@ CASES = {
 
 ESTIMATORS = {
     "backprop": nmnc_jax.backprop,
-    "nmnc": lambda f, loss: nmnc_jax.nmnc(f, loss, rank=2, probe=JVP, basis_update_every=2),
-    "nmnc of a chosen rank": lambda f, loss: nmnc_jax.nmnc(
+    "nmnc": lambda f, loss: nmnc_jax.nmnc(
         f, loss, rank=4, explained_variance=0.9, probe=JVP, basis_update_every=2
     ),
     "vnc": lambda f, loss: nmnc_jax.vnc(f, loss, probe=JVP, update_every=2),
