@@ -17,6 +17,10 @@ class UserError(Exception):
     """A mistake in what was asked, told in one line."""
 
 
+class Diverged(UserError):
+    """A run whose loss is no longer finite."""
+
+
 class Stopped(Exception):
     """A run that was asked to stop and has saved where it was."""
 

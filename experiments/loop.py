@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.checkpoints import Checkpoints
-from experiments.config import Config, Stopped, UserError
+from experiments.config import Config, Diverged, Stopped
 from experiments.data import Dataset
 from experiments.position import begin, last_position, position_of
 from experiments.trainer import Trainer, make_trainer
@@ -78,7 +78,7 @@ def train(
         The summary: estimator, test accuracy, steps, seconds, milliseconds per step, probes.
 
     Raises:
-        UserError: if the loss is no longer finite; it names the step.
+        Diverged: if the loss is no longer finite; it names the step.
         Stopped: on SIGTERM, after saving.
     """
     measure_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -113,7 +113,7 @@ def train(
                 for place, loss in enumerate(interval):
                     if not np.isfinite(loss):
                         at = step - len(interval) + place
-                        raise UserError(f"the loss is {loss} at step {at}; stopped there")
+                        raise Diverged(f"the loss is {loss} at step {at}; stopped there")
                 measured = trainer.measure(state, jax.random.fold_in(measure_key, step), batch)
                 record = {
                     "step": step,

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.command import write_json
-from experiments.config import Config
+from experiments.config import Config, Diverged
 from experiments.figures import COLOURS, interval
 from experiments.files import write_table
 from experiments.loop import train
@@ -197,14 +197,19 @@ def trained(study: Study, config: Config) -> list[Row]:
 
     Returns:
         For each seed: test accuracy and loss, and alignment of the credit, at each tap and in the
-        mean.
+        mean. Of a run that diverged, what was measured last before.
     """
     trainer = make_trainer(config, study.data)
     rows: list[Row] = []
     for seed in study.seeds:
         records: list[Row] = []
-        train(trainer, dataclasses.replace(config, seed=seed), study.data, records.append)
-        rows.append({"seed": seed, **told(records[-1])})
+        own = dataclasses.replace(config, seed=seed)
+        diverged = {}
+        try:
+            train(trainer, own, study.data, records.append)
+        except Diverged as why:
+            diverged = {"diverged": str(why)}
+        rows.append({"seed": seed, **told(records[-1]), **diverged})
     return rows
 
 
