@@ -15,11 +15,12 @@ from experiments.claims import (
     efficiency,
     recurrent,
     staleness,
+    study,
     width,
 )
 from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
-from experiments.config import UserError, load_config
+from experiments.config import Diverged, UserError, load_config
 from experiments.data import load
 from experiments.rates import noise_of_feedback
 from tests.test_similarity import archive
@@ -177,6 +178,21 @@ def test_claims_take_the_data_that_they_are_about():
         main(["recurrent", "--data", "digits"])
     with pytest.raises(UserError, match="data is 'reach'; claim alignment takes images"):
         main(["alignment", "--data", "reach", "--model", "gru", "--features", "8"])
+
+
+def test_a_run_that_diverges_counts_as_it_was_before(monkeypatch, tmp_path):
+    def diverge(trainer, config, data, report):
+        report({"test_accuracy": 0.5, "test_loss": 1.0})
+        raise Diverged("the loss is nan at step 1; stopped there")
+
+    monkeypatch.setattr(study, "train", diverge)
+    monkeypatch.setattr(study, "make_trainer", lambda config, data: None)
+    rows = study.trained(
+        Study(tmp_path, load_config("digits"), range(2), False, None), load_config("digits")
+    )
+    for seed, row in enumerate(rows):
+        assert (row["seed"], row["test_loss"]) == (seed, 1.0)
+        assert row["diverged"] == "the loss is nan at step 1; stopped there"
 
 
 def test_probes_for_a_loss_are_read_between_the_points():
