@@ -211,12 +211,15 @@ def test_the_fewest_components_that_explain_enough_are_kept(units, share):
 
 def test_the_number_of_components_follows_the_activity():
     manifold = pca(8, explained_variance=0.9, decay=0.3)
-    state = manifold.init("x", activity_of(64, 50, rank=2, noise=0.0))
-    before = int(state.kept.sum())
-    for seed in range(5):
-        wide = jax.random.normal(jax.random.key(seed), (64, 50))
-        state = manifold.update(state, wide)
-    assert (before, int(state.kept.sum())) == (2, 8)
+    narrow = activity_of(64, 50, rank=2, noise=0.0)
+    state = manifold.init("x", narrow)
+    kept = [int(state.kept.sum())]
+    wide = [jax.random.normal(jax.random.key(seed), (64, 50)) for seed in range(5)]
+    for rows in ([*wide], [narrow] * 8):
+        for some in rows:
+            state = manifold.update(state, some)
+        kept.append(int(state.kept.sum()))
+    assert kept == [2, 8, 2]
 
 
 def test_a_silent_tap_keeps_all_components():
