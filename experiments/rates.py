@@ -109,8 +109,7 @@ def draw_rates(
         line = np.array([[row[f"component{c}"] for c in range(3)] for row in some])
         space.plot(*line.T, color="lightgray", linewidth=0.6)
         space.scatter(*line.T, c=[row["condition"] for row in some], cmap="tab10", s=5)  # pyright: ignore[reportArgumentType]
-    space.set_title("rates after training by nmnc:\nprincipal components, "
-                    f"by the state of {task}", fontsize=10)  # fmt: skip
+    space.set_title(f"rates after training by nmnc:\ncomponents, by state of {task}", fontsize=10)
     dimension, share = figure.add_subplot(1, 4, 2), figure.add_subplot(1, 4, 3)
     sizes = sorted({row["units"] for row in measured})
     for place, task in enumerate(dict.fromkeys(row["task"] for row in measured)):

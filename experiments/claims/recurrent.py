@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.claims.study import Row, Study, Verdict, band, judge, trained
 from experiments.config import Config
@@ -198,20 +199,26 @@ def draw(
             some = [row for row in here if (row["method"], row["rank"]) == ("nmnc", rank)]
             colour = COLOURS["nmnc"] if rank == CHOSEN else FIXED[place % len(FIXED)]
             label = f"nmnc, rank {rank}" + (" on the run" if rank == CHOSEN else "")
-            band(panel, some, "probes", "test_loss", colour=colour, label=label)
+            filled = rank == CHOSEN
+            band(panel, some, "probes", "test_loss", colour=colour, label=label, fill=filled)
         for method in dict.fromkeys(row["method"] for row in here if not row["probes"]):
             level = losses(here, method=method).mean()
             panel.axhline(level, color=COLOURS[method], linestyle="--", linewidth=1, label=method)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_yscale("log")
+        # An interval may reach below zero.
+        panel.set_ylim(bottom=0.9 * min(row["test_loss"] for row in here))
+        panel.yaxis.set_major_formatter("{x:g}")
+        low, high = panel.get_ylim()
+        panel.yaxis.set_minor_formatter("{x:g}" if high < 5 * low else NullFormatter())
         panel.set(title=f"{task}, {units} units", xlabel="probes in a step", ylabel="test loss")
     handles, labels = panels[0].get_legend_handles_labels()
     upper.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 
     draw_rates(lower, measured, noises, paths, TASKS[0])
-    figure.suptitle(f"{study.config.steps} steps of {study.config.batch} trials: mean and 95 % "
-                    f"interval of {len(study.seeds)} seeds; below, one network each")  # fmt: skip
+    figure.suptitle(f"{study.config.steps} steps of {study.config.batch} trials: mean of "
+                    f"{len(study.seeds)} seeds, 95 % interval; below, one network")  # fmt: skip
     return figure
 
 

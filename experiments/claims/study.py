@@ -121,8 +121,10 @@ def student_interval(values: np.ndarray) -> tuple[float, float, float]:
     return mean, float(low[0]), float(high[0])
 
 
-def band(panel: Axes, rows: list[Row], x: str, y: str, *, colour: str, label: str) -> np.ndarray:
-    """Draws one column over another: mean and 95 % interval of the rows that share a place.
+def band(
+    panel: Axes, rows: list[Row], x: str, y: str, *, colour: str, label: str, fill: bool = True
+) -> np.ndarray:
+    """Draws one column over another: mean and, filled, 95 % interval of the rows at each place.
 
     Returns:
         Mean, low and high at each place, [places, 3].
@@ -132,7 +134,7 @@ def band(panel: Axes, rows: list[Row], x: str, y: str, *, colour: str, label: st
         [student_interval(np.array([row[y] for row in rows if row[x] == at])) for at in places]
     )
     panel.plot(places, ends[:, 0], "o-", markersize=3, color=colour, label=label)
-    if np.isfinite(ends).all():
+    if fill and np.isfinite(ends).all():
         panel.fill_between(places, ends[:, 1], ends[:, 2], color=colour, alpha=0.2, linewidth=0)
     return ends
 
