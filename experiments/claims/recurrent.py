@@ -4,9 +4,9 @@ A network of leaky units learns three tasks. Noise in its rates is correlated wi
 the next step, so many times in a step of training (`--probe-rows`; without, each of `PROBES`), and
 credit is chained backwards in time: isotropic (vnc) or in the rates' principal components (nmnc),
 of which as many are taken as hold a share of the variance on the run itself; beside backpropagation
-through time. With `--full` also fixed ranks, and controls: backpropagation without the recurrent
-weights (one step), fixed random feedback, and the loss to come correlated with noise in each trial.
-And in networks that were trained: their trajectories, the dimension of their activity over the
+through time, and the same of which nothing goes through the recurrent weights (one step). With
+`--full` also fixed ranks, fixed random feedback, and the loss to come correlated with noise in each
+trial. And in networks that were trained: their trajectories, the dimension of their activity over the
 number of units, and the share of the recurrent weights inside it.
 """
 
@@ -50,7 +50,6 @@ FIXED = ("tab:pink", "tab:orange", "tab:brown", "tab:olive")
 CHOSEN = "chosen"
 """In place of a rank."""
 CONTROLS = (
-    "one_step",
     "feedback_alignment",
     "node_perturbation",
     "node_perturbation_manifold",
@@ -69,7 +68,7 @@ def on_task(study: Study, task: str, units: int, **fields: Any) -> tuple[Study, 
 
 def settings(config: Config, *, full: bool) -> Iterator[tuple[str, int | str, int | None]]:
     """Method, rank and probes in a step (None: all rows) of all that is trained."""
-    for method in ("backprop", *(CONTROLS if full else ())):
+    for method in ("backprop", "one_step", *(CONTROLS if full else ())):
         yield method, config.rank, None
     for probes in (config.probe_rows,) if config.probe_rows else PROBES:
         yield "vnc", config.rank, probes
