@@ -6,8 +6,8 @@ credit is chained backwards in time: isotropic (vnc) or in the rates' principal 
 of which as many are taken as hold a share of the variance on the run itself; beside backpropagation
 through time, and the same of which nothing goes through the recurrent weights (one step). With
 `--full` also fixed ranks, fixed random feedback, and the loss to come correlated with noise in each
-trial. And in networks that were trained: their trajectories, the dimension of their activity over the
-number of units, and the share of the recurrent weights inside it.
+trial. And in networks that were trained: their trajectories, the dimension of their activity over
+the number of units, and the share of the recurrent weights inside it.
 """
 
 import dataclasses
