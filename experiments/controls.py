@@ -12,7 +12,7 @@ from nmnc_jax.credit import chained_gradients, losses_and_error
 from nmnc_jax.diagnostics import exact_jacobian
 from nmnc_jax.feedback import FeedbackState, rotate
 from nmnc_jax.general import info_from
-from nmnc_jax.shapes import flatten, tap_shapes
+from nmnc_jax.shapes import matrices, tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import FixedBasis, project
 from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
@@ -53,7 +53,7 @@ def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
     def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
         _, activations = run(apply_fn, params, batch[0])
         shapes = tap_shapes(apply_fn, params, batch[0])
-        rows = {name: flatten(shape, activations[name]) for name, shape in shapes.items()}
+        rows = matrices(shapes, activations)
         moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
         return state._replace(subspace=moved)
 

@@ -1,6 +1,6 @@
 """Baselines under the same interface: backpropagation, weight perturbation, feedback alignment."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,14 +158,7 @@ def direct_feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int =
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = direct_feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
     """
-    return noise_correlation(
-        apply_fn,
-        loss_fn,
-        subspace=isotropic(),
-        readout="output",
-        probe=Probe(num=1),
-        feedback=random_feedback(seed=seed),
-    )
+    return _with_random_feedback(apply_fn, loss_fn, "output", seed)
 
 
 def weight_mirror(
@@ -237,11 +230,18 @@ def feedback_alignment(apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0) -> 
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
     """
+    return _with_random_feedback(apply_fn, loss_fn, "next", seed)
+
+
+def _with_random_feedback(
+    apply_fn: ApplyFn, loss_fn: LossFn, readout: Literal["output", "next"], seed: int
+) -> Estimator:
+    """Sends errors through fixed random weights to every direction of each tap."""
     return noise_correlation(
         apply_fn,
         loss_fn,
         subspace=isotropic(),
-        readout="next",
+        readout=readout,
         probe=Probe(num=1),
         feedback=random_feedback(seed=seed),
     )

@@ -76,6 +76,10 @@ def correlations(
     keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
     dimensions = {name: dimension_of(bases[name], shapes[name].units) for name in shapes}
     dtypes = {name: at_least_float32(s.dtype) for name, s in shapes.items()}
+    directions = {
+        name: used(bases[name], shape.units).astype(dtypes[name])[None]
+        for name, shape in shapes.items()
+    }
     places: dict[str, Array | None] = dict.fromkeys(shapes)
     if probe.rows is not None:
         for name, shape in shapes.items():
@@ -98,8 +102,7 @@ def correlations(
                 some = coordinates(
                     drawn[name], probe, probe.rows or shape.rows, dimensions[name], dtypes[name]
                 )
-                some = some * used(basis, shape.units).astype(some.dtype)[None]
-                z[name] = spread_over_rows(some, places[name], shape.rows)
+                z[name] = spread_over_rows(some * directions[name], places[name], shape.rows)
                 rows = scales[name] * lift(basis, z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
             changes = change(noise)

@@ -217,7 +217,6 @@ def pca(
     check_count("update_every", update_every)
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay is {decay}; it takes a number from 0 to 1")
-
     if explained_variance is not None and not 0.0 < explained_variance <= 1.0:
         raise ValueError(
             f"explained_variance is {explained_variance}; it takes a number above 0, up to 1"

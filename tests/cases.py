@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import nmnc_jax
 from experiments.config import Config
@@ -157,6 +158,17 @@ def relative_error(got, expected):
         lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), got, expected
     )
     return max(jax.tree.leaves(errors))
+
+
+def error_on_eight_devices(estimator, case):
+    """Relative error of gradients where eight devices divide the batch, against one device's."""
+    state = estimator.init(case.params, case.batch)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put(case.batch, NamedSharding(mesh, PartitionSpec("data")))
+    estimate = jax.jit(estimator.estimate)
+    one, _, _ = estimate(jax.random.key(0), case.params, case.batch, state)
+    eight, _, _ = estimate(jax.random.key(0), case.params, sharded, state)
+    return relative_error(jax.device_get(eight), jax.device_get(one))
 
 
 def run_on(data, **fields):

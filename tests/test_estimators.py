@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import nmnc_jax
 from nmnc_jax import Probe, credit_from_state, fixed_subspace, learned_feedback, nmnc
@@ -17,6 +16,7 @@ from tests.cases import (
     ESTIMATORS,
     Case,
     batch_of,
+    error_on_eight_devices,
     jitted,
     linear_case,
     relative_error,
@@ -95,17 +95,9 @@ def test_ten_steps_compile_once(name):
 def test_eight_devices_equal_one(name):
     case = CASES["strided convolution"]()._replace(batch=batch_of((16, 8, 8, 2)))
     estimator = ESTIMATORS[name](case.apply_fn, squared_error)
-    state = estimator.init(case.params, case.batch)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    sharded = jax.device_put(case.batch, NamedSharding(mesh, PartitionSpec("data")))
-    estimate = jax.jit(estimator.estimate)
-    one, _, _ = estimate(jax.random.key(0), case.params, case.batch, state)
-    eight, _, _ = estimate(jax.random.key(0), case.params, sharded, state)
     exact_by_jvp = name not in ("node_perturbation", "weight_perturbation")
     # Finite differences amplify the rounding of the sums.
-    assert relative_error(jax.device_get(eight), jax.device_get(one)) < (
-        1e-5 if exact_by_jvp else 1e-3
-    )
+    assert error_on_eight_devices(estimator, case) < (1e-5 if exact_by_jvp else 1e-3)
 
 
 def whole_frame_gradient(case, *, num, batch, sigma, difference, chunk=None, readout="output"):

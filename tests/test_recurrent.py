@@ -5,13 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import nmnc_jax
 from nmnc_jax import Probe, credit_from_state, learned_feedback, noise_correlation
 from nmnc_jax.diagnostics import exact_credit, exact_gradient, exact_jacobian
 from nmnc_jax.models import GRU, LeakyRNN
-from tests.cases import CASES, relative_error, sequence_case, squared_error
+from tests.cases import (
+    CASES,
+    error_on_eight_devices,
+    relative_error,
+    sequence_case,
+    squared_error,
+)
 
 MODELS = {"leaky": "rate", "gated": "state"}
 
@@ -263,13 +268,7 @@ def test_the_manifold_is_fitted_over_examples_and_time():
 def test_eight_devices_equal_one(name):
     case = sequence_case(LeakyRNN(6, 3), batch=8)
     estimator = READOUTS[name](case.apply_fn)
-    state = estimator.init(case.params, case.batch)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    sharded = jax.device_put(case.batch, NamedSharding(mesh, PartitionSpec("data")))
-    estimate = jax.jit(estimator.estimate)
-    one, _, _ = estimate(jax.random.key(0), case.params, case.batch, state)
-    eight, _, _ = estimate(jax.random.key(0), case.params, sharded, state)
-    assert relative_error(jax.device_get(eight), jax.device_get(one)) < 1e-5
+    assert error_on_eight_devices(estimator, case) < 1e-5
 
 
 def test_bad_requests_are_refused():

@@ -94,10 +94,15 @@ def one_setting(
     return [{**told, **row} for row in trained(inside, config)]
 
 
+def where(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+    """The rows whose columns have these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
 def losses(rows: Sequence[Row], **wanted: Any) -> np.ndarray:
     """Test loss of each seed where the columns have these values."""
-    some = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-    return np.array([row["test_loss"] for row in sorted(some, key=lambda row: row["seed"])])
+    some = sorted(where(rows, **wanted), key=lambda row: row["seed"])
+    return np.array([row["test_loss"] for row in some])
 
 
 def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) -> float:
@@ -114,14 +119,12 @@ def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) ->
 
 def probes_of(rows: Sequence[Row], **wanted: Any) -> list[int]:
     """The numbers of probes that were measured."""
-    some = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-    return sorted({row["probes"] for row in some} - {0})
+    return sorted({row["probes"] for row in where(rows, **wanted)} - {0})
 
 
 def ranks_of(rows: Sequence[Row], **wanted: Any) -> list[int]:
     """The fixed ranks of nmnc that were measured."""
-    some = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-    return sorted({row["rank"] for row in some if row["method"] == "nmnc"} - {CHOSEN})
+    return sorted({row["rank"] for row in where(rows, method="nmnc", **wanted)} - {CHOSEN})
 
 
 def ratio_of_probes(rows: list[Row], task: str, units: int, rank: int | str) -> np.ndarray:
@@ -141,7 +144,7 @@ def judged(rows: list[Row]) -> list[Verdict]:
     verdicts = []
     for task, units in dict.fromkeys((row["task"], row["units"]) for row in rows):
         place = {"task": task, "units": units}
-        where = f"{task}, {units} units"
+        named = f"{task}, {units} units"
         chosen = {"method": "nmnc", "rank": CHOSEN, **place}
         for probes in probes_of(rows, **chosen):
             ahead = np.log2(
@@ -150,7 +153,7 @@ def judged(rows: list[Row]) -> list[Verdict]:
             )
             verdicts.append(
                 judge(
-                    f"{where}: with {probes} probes a step nmnc learns more",
+                    f"{named}: with {probes} probes a step nmnc learns more",
                     "log2 of vnc's test loss over nmnc's",
                     ahead,
                 )
@@ -163,7 +166,7 @@ def judged(rows: list[Row]) -> list[Verdict]:
                 best = min(fixed, key=lambda rank: fixed[rank].mean())
                 verdicts.append(
                     judge(
-                        f"{where}: with {probes} probes the rank chosen on the run learns more "
+                        f"{named}: with {probes} probes the rank chosen on the run learns more "
                         f"than the best fixed one ({best})",
                         "log2 of the fixed rank's test loss over the chosen one's",
                         np.log2(fixed[best] / losses(rows, probes=probes, **chosen)),
@@ -172,7 +175,7 @@ def judged(rows: list[Row]) -> list[Verdict]:
         if len(probes_of(rows, **chosen)) > 1:
             verdicts.append(
                 judge(
-                    f"{where}: nmnc needs fewer probes for {NEAR} times backpropagation's loss",
+                    f"{named}: nmnc needs fewer probes for {NEAR} times backpropagation's loss",
                     "log2 of vnc's probes over nmnc's, where none suffice twice the most tried",
                     ratio_of_probes(rows, task, units, CHOSEN),
                 )
@@ -191,11 +194,11 @@ def draw(
     upper, lower = figure.subfigures(2, 1)  # pyright: ignore[reportGeneralTypeIssues]
     panels = upper.subplots(1, len(places), squeeze=False)[0]
     for panel, (task, units) in zip(panels, places, strict=True):
-        here = [row for row in rows if (row["task"], row["units"]) == (task, units)]
-        vnc = [row for row in here if row["method"] == "vnc"]
+        here = where(rows, task=task, units=units)
+        vnc = where(here, method="vnc")
         band(panel, vnc, "probes", "test_loss", colour=COLOURS["vnc"], label="vnc")
         for place, rank in enumerate((*ranks_of(here), CHOSEN)):
-            some = [row for row in here if (row["method"], row["rank"]) == ("nmnc", rank)]
+            some = where(here, method="nmnc", rank=rank)
             colour = COLOURS["nmnc"] if rank == CHOSEN else FIXED[place % len(FIXED)]
             label = f"nmnc, rank {rank}" + (" on the run" if rank == CHOSEN else "")
             filled = rank == CHOSEN
