@@ -44,7 +44,8 @@ def trained_rates(config: Config, data: Any, trials: int) -> tuple[np.ndarray, n
     inputs, targets = data.test_examples(np.arange(trials))
     ((_, params),) = through_training(config, data, [config.steps])
     apply_fn: Any = build_model(config, data.outputs).apply
-    rates = jax.jit(lambda p, x: run(apply_fn, p, x)[1]["rate"])(params, inputs)
+    record = jax.jit(lambda p, x: run(apply_fn, p, data.normalise(x))[1]["rate"])
+    rates = record(params, inputs)
     return np.asarray(rates.swapaxes(0, 1)), targets, params
 
 
@@ -58,7 +59,8 @@ def noise_of_feedback(config: Config, data: Any) -> list[dict[str, Any]]:
     """
     units = config.features[0]
     apply_fn: Any = (model := build_model(config, data.outputs)).apply
-    batch = data.train_examples(np.arange(config.batch))
+    inputs, targets = data.train_examples(np.arange(config.batch))
+    batch = data.normalise(inputs), targets
     params = model.init(jax.random.key(config.seed), batch[0])
     shapes = tap_shapes(apply_fn, params, batch[0])
     estimator = build_estimator(config, apply_fn, data.loss, shapes)

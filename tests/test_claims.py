@@ -22,7 +22,7 @@ from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
 from experiments.config import Diverged, UserError, load_config
 from experiments.data import load
-from experiments.rates import noise_of_feedback
+from experiments.rates import noise_of_feedback, trained_rates
 from tests.test_similarity import archive
 
 SHORT = [
@@ -231,6 +231,16 @@ def test_noise_of_learned_recurrent_weights_has_the_radius_of_independent_entrie
     assert row["radius"] == pytest.approx(row["law"], rel=0.15)
     # 32 rows in a step, and a decay of .9: 608 behind the feedback.
     assert row["law"] == pytest.approx((64 / 608) ** 0.5, rel=0.05)
+
+
+def test_rates_are_those_of_a_noisy_network_too():
+    fields = {"features": (8,), "rank": 4, "steps": 1, "time_steps": 12, "devices": 1, "noise": 0.1}
+    config = dataclasses.replace(load_config("rnn_match"), alignment_batch=32, **fields)
+    rates, targets, _ = trained_rates(config, load(config), 3)
+    assert rates.shape == (3, 12, 8)
+    assert targets.shape == (3, 12, 2)
+    (row,) = noise_of_feedback(config, load(config))
+    assert np.isfinite(row["radius"])
 
 
 def test_the_report_holds_all_it_shows(tmp_path, capsys):
