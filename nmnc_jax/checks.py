@@ -30,19 +30,26 @@ def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
             two passes would be larger than their difference.
     """
     for name, array in arrays.items():
-        if difference != "jvp" and jnp.finfo(array.dtype).bits < 32:
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        if difference != "jvp" and floating and jnp.finfo(array.dtype).bits < 32:
             raise ValueError(
                 f"difference is {difference!r} and {name} is {array.dtype}, whose rounding hides "
                 'the response; it takes difference="jvp", or a float32 pass'
             )
 
 
-def check_finite(batch: Batch) -> None:
-    """Refuses a batch with a value that is not finite; inside a transformation it cannot look.
+def check_batch(batch: Batch) -> Batch:
+    """Refuses what is no pair, or has a value that is not finite.
+
+    Inside a transformation it cannot look at values.
 
     Raises:
-        ValueError: if inputs or targets hold a NaN or an infinity.
+        ValueError: if the batch is no pair (inputs, targets), or one of them holds a NaN or an
+            infinity.
     """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = type(batch).__name__ + (f" of {len(batch)}" if hasattr(batch, "__len__") else "")
+        raise ValueError(f"batch is a {got}; it takes a pair (inputs, targets)")
     for part, tree in zip(("inputs", "targets"), batch, strict=True):
         for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, Tracer):
@@ -55,3 +62,9 @@ def check_finite(batch: Batch) -> None:
                 raise ValueError(
                     f"batch {part} hold a value that is not finite; they take finite ones"
                 )
+    return batch[0], batch[1]
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their places in it, as messages name them."""
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]

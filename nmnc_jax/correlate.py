@@ -1,36 +1,28 @@
 """Probe passes, mapped and chunked, and the correlation of the probes with the response."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 
-from nmnc_jax.probes import (
-    Probe,
-    coordinates,
-    draw,
-    linear_response,
-    places_of_rows,
-    spread_over_rows,
-)
-from nmnc_jax.shapes import TapShape, at_least_float32, unflatten
+from nmnc_jax.layout import TapShape, at_least_float32, unflatten
+from nmnc_jax.probes import Probe, coordinates, draw, linear_response
 from nmnc_jax.subspace import dimension_of, lift, used
 from nmnc_jax.taps import Tap
-from nmnc_jax.types import Activations, Array
+from nmnc_jax.types import Array
 
 Correlation = TypeVar("Correlation")
 
 
 def correlations(
-    forward: Callable[[Tap], dict[str, Array]],
-    correlate: Callable[[str, Array, Array], Correlation],
+    forward: Callable[[Tap], dict[str, Any]],
+    correlate: Callable[[str, Array, Any], Correlation],
     *,
     key: Array,
     probe: Probe,
-    clean: Activations,
+    clean: Mapping[str, Any],
     shapes: dict[str, TapShape],
     bases: dict[str, Array | None],
     scales: dict[str, Array],
@@ -40,19 +32,18 @@ def correlations(
     """Correlates probe coordinates at each tap with the network's response to them.
 
     Args:
-        forward: a tap to what responds to a perturbation at each name, [B, r]: the outputs, the
-            losses with r = 1, or the output of the next stage, [B T, r].
-        correlate: tap name, coordinates z [B T, d] and response per unit of activity dy to whatever
-            is averaged over probes.
+        forward: a tap to what responds to a perturbation at each name, a pytree of arrays.
+        correlate: tap name, coordinates z [B T, d] and response per unit of activity to whatever is
+            averaged over probes.
         key: split once per tap, in the order of `shapes`.
         probe: number, kind, difference, scope and chunk of the probes.
-        clean: activations of the clean pass, by tap name.
+        clean: what arrives at each node in the clean pass.
         shapes: the taps to probe.
         bases: tap name to basis [n, d], or None for all n directions.
         scales: tap name to the size of one coordinate, in units of the activity.
         pooled: whether orthogonal frames run over all examples (the `output` readout) or over the
             probes of each (`loss`).
-        isolated: whether each tap passes on its own noise alone (`next`).
+        isolated: whether each node passes on its clean value and its own noise alone (`next`).
 
     Returns:
         Tap name to the mean of `correlate` over the probes.
@@ -61,13 +52,14 @@ def correlations(
         >>> import jax, jax.numpy as jnp
         >>> from nmnc_jax import Probe
         >>> from nmnc_jax.correlate import correlations
-        >>> from nmnc_jax.shapes import tap_shapes
+        >>> from nmnc_jax.layout import tap_shapes
         >>> jacobian, x = jnp.array([[1.0, 2.0, 3.0]]), jnp.zeros((1, 3))
         >>> model = lambda params, inputs, tap: tap("x", inputs) @ params.T
         >>> estimate = correlations(
         ...     lambda tap: {"x": model(jacobian, x, tap)},
         ...     lambda name, z, dy: dy.T @ z / len(z),
-        ...     key=jax.random.key(0), probe=Probe(num=3, kind="orthogonal", difference="jvp"),
+        ...     key=jax.random.key(0),
+        ...     probe=Probe(num=3, kind="orthogonal", difference="jvp", scope="each_tap"),
         ...     clean={"x": x}, shapes=tap_shapes(model, jacobian, x),
         ...     bases={"x": None}, scales={"x": jnp.ones(())}, pooled=True)
         >>> bool(jnp.allclose(estimate["x"], jacobian, atol=1e-5))
@@ -80,14 +72,10 @@ def correlations(
         name: used(bases[name], shape.units).astype(dtypes[name])[None]
         for name, shape in shapes.items()
     }
-    places: dict[str, Array | None] = dict.fromkeys(shapes)
-    if probe.rows is not None:
-        for name, shape in shapes.items():
-            place_key, keys[name] = jax.random.split(keys[name])
-            places[name] = places_of_rows(place_key, probe.rows, shape.rows)
+    num = probe.num or 1
 
     def probe_together(names: list[str]) -> dict[str, Correlation]:
-        def response(tap: Tap) -> dict[str, Array]:
+        def response(tap: Tap) -> dict[str, Any]:
             found = forward(tap)
             return {name: found[name] for name in names}
 
@@ -98,17 +86,16 @@ def correlations(
         def one_probe(drawn: dict[str, Array]) -> dict[str, Correlation]:
             z, noise = {}, {}
             for name in names:
-                shape, basis = shapes[name], bases[name]
-                some = coordinates(
-                    drawn[name], probe, probe.rows or shape.rows, dimensions[name], dtypes[name]
-                )
-                z[name] = spread_over_rows(some * directions[name], places[name], shape.rows)
-                rows = scales[name] * lift(basis, z[name])
+                shape = shapes[name]
+                some = coordinates(drawn[name], probe, shape.rows, dimensions[name], dtypes[name])
+                z[name] = some * directions[name]
+                rows = scales[name] * lift(bases[name], z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
             changes = change(noise)
             correlated = {}
             for name in names:
-                dy = changes[name].astype(dtypes[name]) / scales[name]
+                dtype, scale = dtypes[name], scales[name]
+                dy = jax.tree.map(lambda leaf, d=dtype, s=scale: leaf.astype(d) / s, changes[name])
                 correlated[name] = correlate(name, z[name], dy)
             return correlated
 
@@ -117,14 +104,12 @@ def correlations(
             draws[name] = draw(
                 keys[name],
                 probe,
-                rows=probe.rows or shapes[name].rows,
+                rows=shapes[name].rows,
                 dimension=dimensions[name],
                 dtype=dtypes[name],
                 pooled=pooled,
             )
-        return mean_over_probes(
-            one_probe, draws, probe.num, probe.chunk_size(), mesh_axis=probe.mesh_axis
-        )
+        return mean_over_probes(one_probe, draws, num, probe.chunk_size())
 
     if probe.scope == "all_taps":
         return probe_together(list(shapes))
@@ -136,8 +121,6 @@ def mean_over_probes(
     draws: Any,
     num: int,
     chunk: int,
-    *,
-    mesh_axis: str | None = None,
 ) -> Any:
     """Averages a function of one draw over all draws, holding a chunk of them in memory at once.
 
@@ -146,7 +129,6 @@ def mean_over_probes(
         draws: pytree of arrays or keys with leading axis K.
         num: K.
         chunk: a divisor of K.
-        mesh_axis: axis of the mesh in context over which a chunk is divided.
 
     Returns:
         The mean of `one_probe` over the draws.
@@ -156,14 +138,8 @@ def mean_over_probes(
     chunks = jax.tree.map(lambda leaf: leaf.reshape(num // chunk, chunk, *leaf.shape[1:]), draws)
 
     def add_chunk(total, chunk_draws):
-        if mesh_axis is not None:
-            chunk_draws = jax.tree.map(divided, chunk_draws)
         results = jax.vmap(one_probe)(chunk_draws)
         return jax.tree.map(lambda t, r: t + r.sum(axis=0), total, results), None
-
-    def divided(leaf):
-        others = (PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
-        return lax.with_sharding_constraint(leaf, PartitionSpec(mesh_axis, *others))
 
     shapes = jax.eval_shape(lambda d: one_probe(jax.tree.map(lambda leaf: leaf[0], d)), draws)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

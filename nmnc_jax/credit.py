@@ -1,120 +1,166 @@
 """From output error and feedback to credit at each tap, and from credit to parameter gradients."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.lags import credit_by_lag
-from nmnc_jax.shapes import (
-    TapShape,
-    at_least_float32,
-    chained_by_default,
-    tap_shapes,
-    unflatten,
-)
-from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.subspace import lift, project
-from nmnc_jax.taps import Tap, no_tap, run
-from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params
+from nmnc_jax.checks import named_leaves
+from nmnc_jax.layout import at_least_float32, examples_of, trace_nodes, unflatten
+from nmnc_jax.readouts import READOUTS, Credit, Reading
+from nmnc_jax.schedule import all_finite
+from nmnc_jax.subspace import lift
+from nmnc_jax.taps import Model, Stage, Tap, no_tap
+from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Info, Inputs, LossFn, Params
 
 
-def losses_and_error(loss_fn: LossFn, outputs: Array, targets: object) -> tuple[Array, Array]:
+class LocalPass(NamedTuple):
+    """A clean pass that is cut at every tap.
+
+    Attributes:
+        outputs: of the model.
+        aux: what it returns besides.
+        arrived: node to what arrived there.
+        activations: tap name to activation.
+        pullback: ``pullback(error, credit) -> (gradients, credit)``: what each stage's own
+            vector-Jacobian product makes of the output error and of the credit at the taps, and the
+            credit that flows back to each tap besides.
+    """
+
+    outputs: Any
+    aux: Any
+    arrived: dict[str, Any]
+    activations: Activations
+    pullback: Callable[[Any, Activations], tuple[Params, Activations]]
+
+
+def losses_of(loss_fn: LossFn, outputs: Any, targets: Any) -> Array:
+    """Computes each example's loss.
+
+    Raises:
+        ValueError: if the loss is reduced, or is not one number per example or time step.
+    """
+    losses = loss_fn(outputs, targets)
+    batch = examples_of(outputs)
+    timed = {leaf.shape[:2] for leaf in jax.tree.leaves(outputs) if leaf.ndim > 2}
+    if losses.shape != (batch,) and losses.shape not in timed:
+        also = "".join(f", or one for each time step, {shape}" for shape in sorted(timed))
+        raise ValueError(
+            f"loss_fn returned shape {losses.shape}; it takes one loss per example, "
+            f"{(batch,)}{also}, not reduced"
+        )
+    return losses
+
+
+def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array, Any]:
     """Computes each example's loss and the output error.
 
     Args:
         loss_fn: ``loss_fn(outputs, targets) -> [B]``, or [B, T] for outputs [B, T, o].
-        outputs: [B, o].
+        outputs: [B, ...], or a pytree of them.
         targets: what the loss takes.
 
     Returns:
         ``(losses, error)``: losses [B] or [B, T], and the gradient of their mean with respect to
-        the outputs, of the outputs' shape.
+        the outputs, like the outputs.
 
     Raises:
         ValueError: if the loss is reduced, or is not one number per example.
     """
-    losses, pullback = jax.vjp(lambda outputs: loss_fn(outputs, targets), outputs)
-    timed = outputs.shape[:2] if outputs.ndim > 2 else None
-    if losses.shape not in (outputs.shape[:1], timed):
-        also = f", or one for each time step, {timed}" if timed else ""
-        raise ValueError(
-            f"loss_fn returned shape {losses.shape}; it takes one loss per example, "
-            f"{outputs.shape[:1]}{also}, not reduced"
-        )
+    losses, pullback = jax.vjp(lambda outputs: losses_of(loss_fn, outputs, targets), outputs)
     return losses, pullback(jnp.full_like(losses, 1 / losses.size))[0]
 
 
-def local_gradients(
-    apply_fn: ApplyFn, params: Params, inputs: Inputs
-) -> tuple[Array, Activations, Callable[[Array, Activations], Params]]:
-    """One clean pass, and the map from output error and credits to parameter gradients.
-
-    The gradients are local: each stage's vector-Jacobian product with the credit at its own tap,
-    because the pass is cut at every tap.
+def local_pass(
+    model: Model,
+    params: Params,
+    inputs: Inputs,
+    stages: Mapping[str, Mapping[str, Stage]] | None = None,
+) -> LocalPass:
+    """Runs the model once, cut at every tap.
 
     Args:
-        apply_fn: the model.
+        model: the model.
         params: its parameters.
         inputs: its inputs.
-
-    Returns:
-        ``(outputs, activations, pullback)``, with ``pullback(error, credit) -> gradients``.
+        stages: node to the taps that feed it, each with a stage through which credit flows back in
+            the place of the network's own.
     """
-    (outputs, activations), pullback = jax.vjp(
-        lambda params: run(apply_fn, params, inputs, cut=True), params
-    )
-    return outputs, activations, lambda error, credit: pullback((error, credit))[0]
+
+    def forward(params: Params, noise: Activations) -> tuple[Any, Any]:
+        tap = Tap(noise, cut=True, stages=stages or {})
+        outputs, aux = model.outputs_and_aux(params, inputs, tap)
+        return (outputs, tap.activations), (aux, tap.arrived)
+
+    noise = {}
+    if stages:
+        shapes = trace_nodes(model, params, inputs).taps
+        noise = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    (outputs, activations), pullback, (aux, arrived) = jax.vjp(forward, params, noise, has_aux=True)
+
+    def pull(error: Any, credit: Activations) -> tuple[Params, Activations]:
+        gradients, flowed = pullback((error, credit))
+        return floating(gradients, params), flowed
+
+    return LocalPass(outputs, aux, arrived, activations, pull)
 
 
-def chained_gradients(
-    apply_fn: ApplyFn,
+def floating(gradients: Params, params: Params) -> Params:
+    """Puts zeros in the place of the gradients of leaves that have none: integers, booleans."""
+
+    def one(gradient: Any, leaf: Any) -> Any:
+        return jnp.zeros_like(leaf) if gradient.dtype == jax.dtypes.float0 else gradient
+
+    return jax.tree.map(one, gradients, params)
+
+
+def gradients_and_credit(
+    model: Model,
     params: Params,
     inputs: Inputs,
     *,
-    shapes: Mapping[str, TapShape],
-    bases: Mapping[str, Array | None],
-    coordinates: Mapping[str, Array],
-    output_error: Array,
+    clean: LocalPass,
+    reading: Reading,
+    credit: Credit,
 ) -> tuple[Params, Activations]:
-    """Credit from stage to stage, and the gradients that it gives, by one VJP.
+    """Turns a readout's credit into parameter gradients and credit at each tap, by one VJP."""
+    if credit.stages:
+        chained = local_pass(model, params, inputs, credit.stages)
+        nothing = jax.tree.map(jnp.zeros_like, chained.activations)
+        return chained.pullback(reading.error, nothing)
+    at_taps = {}
+    for name, shape in reading.nodes.taps.items():
+        rows = lift(reading.bases[name], credit.coordinates[name])
+        at_taps[name] = unflatten(shape, rows).astype(shape.dtype)
+    return clean.pullback(reading.error, at_taps)[0], at_taps
 
-    What flows back through the stage after a tap is what the feedback sends; between the end of
-    that stage and the next tap the derivative is exact.
+
+def info_from(
+    losses: Array,
+    outputs: Any,
+    credit: Activations,
+    gradients: Params,
+    *,
+    aux: Any = None,
+    finite: bool | Array = True,
+) -> Info:
+    """Gathers what every estimate reports.
 
     Args:
-        apply_fn: the model.
-        params: its parameters.
-        inputs: its inputs.
-        shapes: the model's taps.
-        bases: tap name to U, [n, d], or None for the identity.
-        coordinates: tap name to feedback coordinates B_z, [m, d], with m units in the output of the
-            tap's stage.
-        output_error: gradient of the loss with respect to the outputs, [B, o].
-
-    Returns:
-        ``(gradients, credit)``; credit by tap name, in the activation's shape.
+        losses: of the examples.
+        outputs: of the model.
+        credit: by tap name.
+        gradients: what is returned.
+        aux: what the model returns besides.
+        finite: whether what the step learned is finite.
     """
-
-    def stand_in(name: str) -> Callable[[Array], Array]:
-        def stage(activation: Array) -> Array:
-            shape = shapes[name]
-            # Of one time step, where the tap is in a scan.
-            rows = activation.reshape(-1, shape.units).astype(at_least_float32(shape.dtype))
-            output = project(bases[name], rows) @ coordinates[name].T
-            return output.reshape(shape.stage[shape.batch_axis :])
-
-        return stage
-
-    stages = {name: stand_in(name) for name in shapes}
-
-    def forward(params: Params, noise: Activations) -> Array:
-        tap = Tap(noise, cut=True, stages=stages)
-        return tap.linear(apply_fn(params, inputs, tap))
-
-    zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    return jax.vjp(forward, params, zeros)[1](output_error)
+    norms = {
+        name: jnp.linalg.norm(value.astype(at_least_float32(value.dtype)).reshape(-1))
+        for name, value in credit.items()
+    }
+    finite = all_finite((losses, norms, gradients)) & finite
+    return Info(losses.mean(), outputs, norms, credit, aux, finite)
 
 
 def gradients_from_credit(
@@ -123,7 +169,8 @@ def gradients_from_credit(
     inputs: Inputs,
     *,
     credit: Mapping[str, Array],
-    output_error: Array,
+    output_error: Any,
+    **kwargs: Any,
 ) -> Params:
     """Turns credit at the taps into parameter gradients by local rules alone.
 
@@ -131,13 +178,14 @@ def gradients_from_credit(
     loss that the credits and the error belong to, for any layer type.
 
     Args:
-        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``.
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
         params: the model's parameters.
         inputs: the model's inputs.
         credit: for every tap, the loss's gradient with respect to the activation (or an estimate),
             in the activation's shape.
-        output_error: the loss's gradient with respect to the outputs, [B, o]; for a batch-mean loss
-            it holds the factor 1/B, and so do the credits.
+        output_error: the loss's gradient with respect to the outputs, like them; for a batch-mean
+            loss it holds the factor 1/B, and so do the credits.
+        kwargs: passed to `apply_fn`.
 
     Returns:
         Gradients with the tree, shapes and dtypes of `params`.
@@ -157,15 +205,28 @@ def gradients_from_credit(
         >>> gradients["in"][0]
         Array([5., 5., 5., 5.], dtype=float32)
     """
-    outputs, activations, pullback = local_gradients(apply_fn, params, inputs)
+    clean = local_pass(Model(apply_fn, kwargs=kwargs), params, inputs)
+    activations = clean.activations
     if set(credit) != set(activations):
         raise ValueError(f"credit has taps {sorted(credit)}; it takes {sorted(activations)}")
     given = {f"credit[{name!r}]": (credit[name], activations[name]) for name in activations}
-    for label, (value, like) in ({"output_error": (output_error, outputs)} | given).items():
+    if jax.tree.structure(output_error) != jax.tree.structure(clean.outputs):
+        raise ValueError(
+            f"output_error has the structure {jax.tree.structure(output_error)}; it takes that of "
+            f"the outputs, {jax.tree.structure(clean.outputs)}"
+        )
+    given |= {
+        f"output_error{place}": (error, output)
+        for (place, error), output in zip(
+            named_leaves(output_error), jax.tree.leaves(clean.outputs), strict=True
+        )
+    }
+    for label, (value, like) in given.items():
         if jnp.shape(value) != like.shape:
             raise ValueError(f"{label} has shape {jnp.shape(value)}; it takes {like.shape}")
     credit = {name: jnp.asarray(value, activations[name].dtype) for name, value in credit.items()}
-    return pullback(jnp.asarray(output_error, outputs.dtype), credit)
+    error = jax.tree.map(lambda e, y: jnp.asarray(e, y.dtype), output_error, clean.outputs)
+    return clean.pullback(error, credit)[0]
 
 
 def credit_from_state(
@@ -173,27 +234,26 @@ def credit_from_state(
     loss_fn: LossFn,
     params: Params,
     batch: Batch,
-    state: NoiseCorrelationState,
-    *,
-    readout: Literal["output", "next"] | None = None,
+    state: Any,
+    **kwargs: Any,
 ) -> Activations:
     """Computes the credit that the feedback in `state` gives on a batch, without new probes.
 
-    Use it to measure alignment on a large fixed batch.
+    Use it to measure alignment on a large fixed batch. The state says how: it holds its readout.
 
     Args:
         apply_fn: the model.
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         params: the model's parameters.
         batch: (inputs, targets), of any size.
-        state: state of an estimator with the `output` or `next` readout.
-        readout: which of them; None: as `noise_correlation` chooses.
+        state: `NoiseCorrelationState` of an estimator with feedback.
+        kwargs: passed to `apply_fn`.
 
     Returns:
         Tap name to credit for the batch-mean loss, in the activation's shape.
 
     Raises:
-        ValueError: if the state holds no feedback.
+        ValueError: if the state is of another kind, or holds no feedback.
 
     Example:
         >>> import jax.numpy as jnp
@@ -205,26 +265,28 @@ def credit_from_state(
         >>> credit_from_state(model, loss_fn, params, batch, state)["hidden"].shape
         (5, 4)
     """
-    if not state.feedback:
+    if not hasattr(state, "layout"):
+        raise ValueError(
+            f"state is a {type(state).__name__}; it takes the NoiseCorrelationState of an estimator"
+        )
+    layout = state.layout
+    readout = READOUTS[layout.readout]
+    if not state.feedback or readout.every_step:
         raise ValueError("state holds no feedback; it takes that of an `output` or `next` readout")
     inputs, targets = batch
-    outputs = apply_fn(params, inputs, no_tap)
-    _, error = losses_and_error(loss_fn, outputs, targets)
-    shapes = tap_shapes(apply_fn, params, inputs)
-    coordinates = {name: state.feedback[name].coordinates for name in shapes}
-    bases = {name: state.subspace[name].basis for name in shapes}
-    if readout == "next" or (readout is None and chained_by_default(shapes)):
-        return chained_gradients(
-            apply_fn,
-            params,
-            inputs,
-            shapes=shapes,
-            bases=bases,
-            coordinates=coordinates,
-            output_error=error,
-        )[1]
-    credit = {}
-    for name, shape in shapes.items():
-        rows = lift(bases[name], credit_by_lag(shape, coordinates[name], error))
-        credit[name] = unflatten(shape, rows).astype(shape.dtype)
-    return credit
+    model = Model(apply_fn, layout.has_aux, kwargs)
+    _, error = losses_and_error(loss_fn, model(params, inputs, no_tap), targets)
+    reading = Reading(
+        layout=layout,
+        nodes=trace_nodes(model, params, inputs),
+        bases={name: each.basis for name, each in state.subspace.items()},
+        feedback=state.feedback,
+        learns=False,
+        losses=lambda outputs: losses_of(loss_fn, outputs, targets),
+        error=error,
+    )
+    credit = readout.credit(reading, None)
+    clean = local_pass(model, params, inputs)
+    return gradients_and_credit(model, params, inputs, clean=clean, reading=reading, credit=credit)[
+        1
+    ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.credit import losses_and_error
-from nmnc_jax.shapes import flatten, tap_shapes
+from nmnc_jax.layout import flatten, output_rows, tap_shapes
 from nmnc_jax.subspace import project
 from nmnc_jax.taps import no_tap, run
 from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params, PyTree
@@ -90,17 +90,17 @@ def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[st
     """
     shapes = tap_shapes(apply_fn, params, inputs)
     outputs, pullback = _tap_pullback(apply_fn, params, inputs)
-    count = outputs[0].size
+    rows, to_outputs = jax.vjp(output_rows, outputs)
 
     def row(one_hot: Array) -> dict[str, Array]:
-        cotangent = jnp.broadcast_to(one_hot[None], (len(outputs), count)).reshape(outputs.shape)
-        rows = pullback(cotangent)[0]
+        cotangent = jnp.broadcast_to(one_hot[None], rows.shape)
+        found = pullback(to_outputs(cotangent)[0])[0]
         return {
-            name: flatten(shape, rows[name]).reshape(shape.batch, -1)
+            name: flatten(shape, found[name]).reshape(shape.batch, -1)
             for name, shape in shapes.items()
         }
 
-    jacobian = jax.lax.map(row, jnp.eye(count, dtype=outputs.dtype))
+    jacobian = jax.lax.map(row, jnp.eye(rows.shape[1], dtype=rows.dtype))
     return {name: value.swapaxes(0, 1) for name, value in jacobian.items()}
 
 

@@ -4,7 +4,7 @@ The feedback matrix of a tap is B = coordinates @ basis^T, [o, n], and is never 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,52 +12,70 @@ import jax.numpy as jnp
 from nmnc_jax.checks import check_count
 from nmnc_jax.types import Array, DType
 
+Shrinkage = Literal["relative", "whole"]
+
 
 class FeedbackState(NamedTuple):
     """The feedback of one tap.
 
     Attributes:
-        total: exponentially weighted sum of the estimates, [o, d].
-        weight: sum of their weights, a scalar; 1 in the limit, less at the start.
+        mean: weighted mean of the estimates, [o, d].
+        weight: weight of the estimates behind each direction, [d]; 1 in the limit, less where a
+            direction has entered the basis lately.
+        variance: variance of the mean by the probes' own law, relative to the square of what is
+            measured, [d].
+        limit: the share of its size that an estimate of `variance` keeps in the long run, a scalar.
     """
 
-    total: Array
+    mean: Array
     weight: Array
+    variance: Array
+    limit: Array
 
     @property
     def coordinates(self) -> Array:
-        """The feedback's coordinates, [o, d], debiased as Adam's moments are."""
-        return self.total / jnp.where(self.weight > 0, self.weight, 1)
+        """The feedback's coordinates, [o, d]: the mean, smaller where few probes are behind it."""
+        return self.mean * (1 / ((1 + self.variance) * self.limit))[None]
 
 
 class Feedback(NamedTuple):
     """A way to obtain feedback weights.
 
     Attributes:
-        init: ``init(key, outputs, dimension, dtype) -> FeedbackState``.
-        update: ``update(state, correlation) -> FeedbackState``, or None if it is never learned.
+        init: ``init(key, size, dimension, dtype) -> FeedbackState``.
+        update: ``update(state, estimate, variance=0.0) -> FeedbackState`` with an estimate [o, d]
+            and its relative variance, or None if the feedback is never learned.
         update_every: steps between updates.
         seed: seed of the key that init gets, folded with each tap's place.
     """
 
     init: Callable[[Array, int, int, DType], FeedbackState]
-    update: Callable[[FeedbackState, Array], FeedbackState] | None = None
+    update: Callable[..., FeedbackState] | None = None
     update_every: int = 1
     seed: int = 0
 
 
-def learned_feedback(decay: float = 0.9, *, update_every: int = 1) -> Feedback:
+def learned_feedback(
+    decay: float = 0.9, *, update_every: int = 1, shrinkage: Shrinkage | None = "relative"
+) -> Feedback:
     """Feedback learned by noise correlation: B <- decay B + (1 - decay) J_hat, debiased.
+
+    Each direction has a weight of its own, so that one that has just entered the basis reads its
+    first estimate at once. An estimate whose relative variance is v has the least squared error
+    where it is scaled by 1/(1 + v), which is N/(N + d + 1) for N Gaussian probes in d dimensions.
 
     Args:
         decay: of the moving average, in [0, 1); 0 keeps this step's estimate alone.
         update_every: training steps between two estimates.
+        shrinkage: "relative" scales by 1/(1 + v) over its value in the long run, so that the first
+            few estimates act at a part of their size and the later ones at the size of the
+            gradient; "whole" scales by 1/(1 + v); None does not scale.
 
     Returns:
         A `Feedback` that starts from zero.
 
     Raises:
-        ValueError: if `decay` or `update_every` is out of range.
+        ValueError: if `decay`, `update_every` or `shrinkage` is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,21 +88,33 @@ def learned_feedback(decay: float = 0.9, *, update_every: int = 1) -> Feedback:
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"feedback decay is {decay}; it takes a number from 0 to below 1")
     check_count("update_every", update_every)
+    if shrinkage is not None and shrinkage not in get_args(Shrinkage):
+        takes = [*get_args(Shrinkage), None]
+        raise ValueError(f"shrinkage is {shrinkage!r}; it takes one of {takes}")
 
-    def init(key: Array, outputs: int, dimension: int, dtype: DType) -> FeedbackState:
+    def init(key: Array, size: int, dimension: int, dtype: DType) -> FeedbackState:
         del key
-        return FeedbackState(jnp.zeros((outputs, dimension), dtype), jnp.zeros((), dtype))
+        return _unscaled(jnp.zeros((size, dimension), dtype), weight=jnp.zeros((dimension,), dtype))
 
-    def update(state: FeedbackState, correlation: Array) -> FeedbackState:
-        return FeedbackState(
-            decay * state.total + (1 - decay) * correlation,
-            decay * state.weight + (1 - decay),
-        )
+    def update(
+        state: FeedbackState, estimate: Array, variance: float | Array = 0.0
+    ) -> FeedbackState:
+        weight = decay * state.weight + (1 - decay)
+        new = (1 - decay) / weight
+        mean = state.mean + new[None] * (estimate - state.mean)
+        if shrinkage is None:
+            return state._replace(mean=mean, weight=weight)
+        each = jnp.asarray(variance, mean.dtype)
+        spread = (1 - new) ** 2 * state.variance + new**2 * each
+        limit = state.limit
+        if shrinkage == "relative":
+            limit = 1 / (1 + each * (1 - decay) / (1 + decay))
+        return FeedbackState(mean, weight, spread, limit)
 
     return Feedback(init, update, update_every)
 
 
-def random_feedback(*, seed: int = 0) -> Feedback:
+def random_feedback(seed: int = 0) -> Feedback:
     """Fixed random feedback: direct feedback alignment (Nokland 2016).
 
     Entries are Gaussian with variance 1/d, the scale of the Jacobian of a network that keeps the
@@ -103,9 +133,9 @@ def random_feedback(*, seed: int = 0) -> Feedback:
         (2, 3)
     """
 
-    def init(key: Array, outputs: int, dimension: int, dtype: DType) -> FeedbackState:
-        weights = jax.random.normal(key, (outputs, dimension), dtype) * dimension**-0.5
-        return FeedbackState(weights, jnp.ones((), dtype))
+    def init(key: Array, size: int, dimension: int, dtype: DType) -> FeedbackState:
+        weights = jax.random.normal(key, (size, dimension), dtype) * dimension**-0.5
+        return _unscaled(weights, weight=jnp.ones((dimension,), dtype))
 
     return Feedback(init, seed=seed)
 
@@ -113,7 +143,8 @@ def random_feedback(*, seed: int = 0) -> Feedback:
 def rotate(state: FeedbackState, old_basis: Array, new_basis: Array) -> FeedbackState:
     """Carries feedback over to a new basis: B_z <- B_z U_old^T U_new.
 
-    Only what the new basis does not span is lost.
+    Only what the new basis does not span is lost. Of a direction that was inside the old span in
+    part, that part is kept at its size, and the weight behind it is its share.
 
     Args:
         state: feedback with coordinates [o, d] on the old basis.
@@ -123,4 +154,15 @@ def rotate(state: FeedbackState, old_basis: Array, new_basis: Array) -> Feedback
     Returns:
         The same feedback with coordinates on the new basis.
     """
-    return state._replace(total=state.total @ (old_basis.T @ new_basis))
+    overlap = old_basis.T @ new_basis
+    share = overlap**2
+    # Rounding may take the share of a direction that stays above 1.
+    return state._replace(
+        mean=state.mean @ overlap,
+        weight=jnp.minimum(state.weight @ share, 1),
+        variance=state.variance @ share,
+    )
+
+
+def _unscaled(mean: Array, *, weight: Array) -> FeedbackState:
+    return FeedbackState(mean, weight, jnp.zeros_like(weight), jnp.ones((), mean.dtype))

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from nmnc_jax.types import Array, Batch, Estimator, Info, Params, PyTree
+from nmnc_jax.schedule import check_due
+from nmnc_jax.types import Array, Batch, Due, Estimator, Info, Params, PyTree
 
 
 def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
@@ -52,20 +54,44 @@ def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
             f"{sorted(estimators)}"
         )
 
-    def init(params: Params, batch: Batch) -> dict[str, Any]:
-        return {group: estimator.init(params, batch) for group, estimator in estimators.items()}
+    def init(
+        params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        keys = [None] * len(estimators) if key is None else jax.random.split(key, len(estimators))
+        return {
+            group: estimator.init(params, batch, key=group_key, **kwargs)
+            for group_key, (group, estimator) in zip(keys, estimators.items(), strict=True)
+        }
 
     def estimate(
-        key: Array, params: Params, batch: Batch, state: dict[str, Any]
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: dict[str, Any],
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
     ) -> tuple[Params, dict[str, Any], Info]:
+        if not isinstance(state, dict) or set(state) != set(estimators):
+            got = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"state has the groups {got}; it takes {sorted(estimators)}")
+        dues = [None] * len(estimators) if due is None else check_due(due).groups
         keys = jax.random.split(key, len(estimators))
         found = [
-            estimator.estimate(group_key, params, batch, state[group])
-            for group_key, (group, estimator) in zip(keys, estimators.items(), strict=True)
+            estimator.estimate(group_key, params, batch, state[group], due=group_due, **kwargs)
+            for group_key, group_due, (group, estimator) in zip(
+                keys, dues, estimators.items(), strict=True
+            )
         ]
         gradients, states, infos = zip(*found, strict=True)
         place = {group: number for number, group in enumerate(estimators)}
         chosen = jax.tree.map(lambda label, *parts: parts[place[label]], labels, *gradients)
-        return chosen, dict(zip(estimators, states, strict=True)), infos[0]
+        finite = jnp.stack([info.finite for info in infos]).all()
+        info = infos[0]._replace(finite=finite)
+        return chosen, dict(zip(estimators, states, strict=True)), info
 
-    return Estimator(init, estimate)
+    def due_at(step: int) -> Due:
+        dues = tuple(estimator.due(step) for estimator in estimators.values())
+        return Due(any(due.probe for due in dues), any(due.move for due in dues), dues)
+
+    return Estimator(init, estimate, due_at)

@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from nmnc_jax.checks import check_count, check_sigma
-from nmnc_jax.shapes import TapShape
-from nmnc_jax.taps import Tap
+from nmnc_jax.layout import Nodes, TapShape, examples_of
+from nmnc_jax.subspace import used
+from nmnc_jax.taps import OUTPUTS, Tap
 from nmnc_jax.types import Activations, Array, DType
 
 Kind = Literal["gaussian", "rademacher", "orthogonal"]
@@ -19,7 +20,7 @@ Scope = Literal["each_tap", "all_taps"]
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """How a network is perturbed and how its response is measured.
+    """How a network is perturbed and how its response is measured; None: the method's own choice.
 
     Attributes:
         num: probes K per example and tap.
@@ -35,48 +36,87 @@ class Probe:
         scope: "each_tap" perturbs one tap at a time; "all_taps" all of them in the same pass, which
             costs fewer passes and adds the variance of the other taps' perturbations.
         chunk: most probes in memory at once; the largest divisor of `num` up to it is taken. None:
-            1 on CPU, where a loop is fastest, 8 elsewhere. It changes results by rounding only.
-        rows: how many of a tap's rows (its examples, in a scan at each time step) are perturbed at
-            each feedback update, drawn anew; their responses count for more in return, so that the
-            estimate stays unbiased. None perturbs all. The readout `loss` takes None.
-        mesh_axis: axis of the mesh in context (``jax.set_mesh``) over which the probes of a chunk
-            are divided; its size divides the chunk.
+            one, which is fastest on CPU; a GPU or TPU may take more. It changes results by rounding
+            only.
+        rows: number of examples that run through the probe pass, drawn anew each time and gathered,
+            so that its cost falls with them; inputs and targets then have examples first in every
+            array of as many rows as the batch. None runs all. The readout `loss` takes None.
 
     Raises:
         ValueError: if a field is out of range, named with what it got and what it takes.
 
     Example:
         >>> from nmnc_jax import Probe
-        >>> Probe(num=4, difference="jvp").chunk_size()
-        1
+        >>> Probe(num=4).over(Probe(num=8, kind="orthogonal", difference="jvp")).kind
+        'orthogonal'
         >>> Probe(num=12, chunk=8).chunk_size()
         6
     """
 
-    num: int = 8
-    kind: Kind = "gaussian"
-    difference: Difference = "central"
+    num: int | None = None
+    kind: Kind | None = None
+    difference: Difference | None = None
     sigma: float = 1e-3
-    scope: Scope = "each_tap"
+    scope: Scope | None = None
     chunk: int | None = None
     rows: int | None = None
-    mesh_axis: str | None = None
 
     def __post_init__(self):
         for name, takes in (("kind", Kind), ("difference", Difference), ("scope", Scope)):
             value = getattr(self, name)
-            if value not in get_args(takes):
+            if value is not None and value not in get_args(takes):
                 raise ValueError(f"{name} is {value!r}; it takes one of {list(get_args(takes))}")
-        check_count("num", self.num)
         check_sigma(self.sigma)
-        for name in ("chunk", "rows"):
+        for name in ("num", "chunk", "rows"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
 
+    def over(self, choice: "Probe") -> "Probe":
+        """This probe, with what is None taken from a method's own choice."""
+        given = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
+        }
+        return dataclasses.replace(choice, **given)
+
     def chunk_size(self) -> int:
         """Probes in memory at once: the largest divisor of `num` up to `chunk`."""
-        limit = self.chunk or (1 if jax.default_backend() == "cpu" else 8)
-        return max(size for size in range(1, min(limit, self.num) + 1) if self.num % size == 0)
+        num, limit = self.num or 1, self.chunk or 1
+        return max(size for size in range(1, min(limit, num) + 1) if num % size == 0)
+
+
+DEFAULT = Probe(num=8, kind="gaussian", difference="central", scope="each_tap")
+"""What the general method takes where nothing else is chosen."""
+
+
+def relative_variance(
+    probe: Probe, *, examples: int, steps: int, dimension: int, taps: int, isolated: bool
+) -> float:
+    """Variance of a correlation over its own square, for a response that is linear.
+
+    Args:
+        probe: its number and kind, and whether taps are perturbed together.
+        examples: B, that are averaged together.
+        steps: T, time steps that are perturbed together.
+        dimension: d, directions that are perturbed.
+        taps: of the model.
+        isolated: whether each row's response is to its own noise alone.
+
+    Returns:
+        For N probes (d + 1)/N with Gaussian ones, (d - 1)/N with Rademacher ones, and
+        r (d - r)/N^2 with orthogonal ones, of which r begin a frame and do not fill it. Noise at
+        other taps or time steps adds as much again for each of them, if their effect is alike.
+    """
+    d, count = dimension, (probe.num or 1) * examples * steps
+    if probe.kind == "orthogonal":
+        own = (count % d) * (d - count % d) / count**2
+    else:
+        own = (d + (1 if probe.kind == "gaussian" else -1)) / count
+    if isolated:
+        return own
+    sources = steps * (taps if probe.scope == "all_taps" else 1)
+    return own + (sources - 1) * d / count
 
 
 def draw(
@@ -96,13 +136,14 @@ def draw(
         K keys for independent kinds (so that memory does not grow with K), or the coordinates
         themselves, [K, B T, d], for orthogonal ones.
     """
+    num = probe.num or 1
     if probe.kind != "orthogonal":
-        return jax.random.split(key, probe.num)
+        return jax.random.split(key, num)
     if pooled:
-        frames = haar_frames(key, probe.num * rows, dimension, dtype)
-        return frames.reshape(probe.num, rows, dimension)
+        frames = haar_frames(key, num * rows, dimension, dtype)
+        return frames.reshape(num, rows, dimension)
     keys = jax.random.split(key, rows)
-    frames = jax.lax.map(lambda key: haar_frames(key, probe.num, dimension, dtype), keys)
+    frames = jax.lax.map(lambda key: haar_frames(key, num, dimension, dtype), keys)
     return frames.swapaxes(0, 1)
 
 
@@ -114,26 +155,47 @@ def coordinates(drawn: Array, probe: Probe, rows: int, dimension: int, dtype: DT
     return sample(drawn, (rows, dimension), dtype)
 
 
-def places_of_rows(key: Array, count: int, rows: int) -> Array:
-    """Draws which of a tap's rows are perturbed, [count].
+def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:
+    """Gathers what runs through a probe pass with some of the examples.
+
+    Args:
+        key: decides which.
+        count: their number.
+        nodes: of the model with all examples.
+        examples: (inputs, targets, what arrives at each node).
+
+    Returns:
+        The same of `count` examples.
 
     Raises:
         ValueError: if there are fewer.
     """
-    if count > rows:
-        raise ValueError(f"rows is {count}; it takes at most {rows}, those of a batch")
-    return jax.random.permutation(key, rows)[:count]
+    batch = examples_of(nodes.outputs)
+    if count > batch:
+        raise ValueError(f"rows is {count}; it takes at most {batch}, the examples of a batch")
+    places = jax.random.permutation(key, batch)[:count]
+    inputs, targets, arrived = examples
+
+    def first_axis(leaf: Any) -> Any:
+        return leaf[places] if jnp.shape(leaf)[:1] == (batch,) else leaf
+
+    def at_node(node: str, value: Any) -> Any:
+        axis = len(nodes.scopes[node])
+        return jax.tree.map(lambda leaf: jnp.take(leaf, places, axis=axis), value)
+
+    at_nodes = {node: at_node(node, value) for node, value in arrived.items()}
+    return jax.tree.map(first_axis, inputs), jax.tree.map(first_axis, targets), at_nodes
 
 
-def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:
-    """Puts coordinates of the perturbed rows in their places, and zero elsewhere, [B T, d].
+def coordinate_size(rows: Array, basis: Array | None) -> Array:
+    """Standard deviation of one coordinate that makes the perturbation's RMS per unit the tap's.
 
-    They are scaled so that the mean over all rows of z z^T is still the identity.
+    The energy of a perturbation is then the same in a subspace of any dimension.
     """
-    if places is None:
-        return z
-    scaled = z * jnp.asarray(rows / len(places), z.dtype) ** 0.5
-    return jnp.zeros((rows, z.shape[1]), z.dtype).at[places].set(scaled)
+    units = rows.shape[1]
+    dimension = used(basis, units).sum(dtype=rows.dtype)
+    rms = jnp.sqrt(jnp.mean(rows**2))
+    return jnp.where(rms > 0, rms, 1) * jnp.sqrt(units / dimension)
 
 
 def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
@@ -151,51 +213,51 @@ def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
 
 
 def linear_response(
-    forward: Callable[[Tap], dict[str, Array]],
+    forward: Callable[[Tap], dict[str, Any]],
     perturbed: Sequence[str],
     probe: Probe,
     *,
-    clean: Activations,
+    clean: Mapping[str, Any],
     shapes: Mapping[str, TapShape],
     isolated: bool,
-) -> Callable[[Activations], dict[str, Array]]:
+) -> Callable[[Activations], dict[str, Any]]:
     """Builds the map from a perturbation to the change of the response per unit of it.
 
-    What lies before the first perturbed tap is taken from the clean pass: finite differences replay
-    it; under "jvp" every tap is pinned to its clean value, so that the compiler recognises each
-    stage as the one it has computed already.
+    What comes before the first perturbed tap is taken from the clean pass: finite differences
+    replay it; under "jvp" every tap is pinned to its clean value, so that the compiler recognises
+    each stage as the one it has computed already.
 
     Args:
-        forward: a tap to the network's responses, each [B, r].
+        forward: a tap to the network's responses, pytrees of arrays.
         perturbed: names of the taps that are perturbed together.
         probe: which difference, and sigma.
-        clean: activations of the clean pass, by tap name.
+        clean: what arrives at each node in the clean pass.
         shapes: shapes of all taps.
-        isolated: whether each tap passes on its clean value and its own noise alone, not what the
+        isolated: whether each node passes on its clean value and its own noise alone, not what the
             noise of earlier taps makes of it.
 
     Returns:
-        A function of the noise xi (of the size of the activity) that returns J xi, each [B, r]:
-        exactly for "jvp", to finite-difference error otherwise.
+        A function of the noise xi (of the size of the activity) that returns J xi: exactly for
+        "jvp", to finite-difference error otherwise.
     """
     # A tap inside a scan also stands after every other tap of the scan.
-    known = {
-        name: clean[name] for name, shape in shapes.items() if isolated or shape.batch_axis == 0
-    }
+    outside = {name: clean[name] for name, shape in shapes.items() if shape.batch_axis == 0}
+    if isolated:
+        replay = {node: value for node, value in clean.items() if node != OUTPUTS}
+    else:
+        first = min(shapes[name].order for name in perturbed)
+        replay = {n: value for n, value in outside.items() if shapes[n].order <= first}
     if probe.difference == "jvp":
         zeros = {name: jnp.zeros_like(clean[name]) for name in perturbed}
-        replay, pinned = (known, {}) if isolated else ({}, known)
-        return jax.linearize(lambda n: forward(Tap(n, replay=replay, pinned=pinned)), zeros)[1]
-
-    first = min(shapes[name].order for name in perturbed)
-    replay = {name: known[name] for name in known if isolated or shapes[name].order <= first}
+        fixed, pinned = (replay, {}) if isolated else ({}, outside)
+        return jax.linearize(lambda n: forward(Tap(n, replay=fixed, pinned=pinned)), zeros)[1]
     sigma = probe.sigma
 
-    def respond(noise: Activations, factor: float) -> dict[str, Array]:
+    def respond(noise: Activations, factor: float) -> dict[str, Any]:
         noise = {name: factor * value for name, value in noise.items()}
         return forward(Tap(noise, replay=replay))
 
-    def slopes(noise: Activations) -> dict[str, Array]:
+    def slopes(noise: Activations) -> dict[str, Any]:
         higher, lower = respond(noise, sigma), respond(noise, -sigma)
         return jax.tree.map(lambda high, low: (high - low) / (2 * sigma), higher, lower)
 
@@ -203,7 +265,7 @@ def linear_response(
         return slopes
     baseline = forward(Tap(replay=replay))
 
-    def forward_slopes(noise: Activations) -> dict[str, Array]:
+    def forward_slopes(noise: Activations) -> dict[str, Any]:
         return jax.tree.map(lambda high, low: (high - low) / sigma, respond(noise, sigma), baseline)
 
     return forward_slopes

@@ -1,77 +1,176 @@
-"""What noise correlation remembers from step to step, and how it moves."""
+"""What noise correlation remembers from step to step, and when it changes."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from nmnc_jax.feedback import Feedback, FeedbackState, rotate
+from nmnc_jax.layout import Layout, Nodes, TapLayout, matrices
+from nmnc_jax.model_check import ModelReport, check_memory
+from nmnc_jax.readouts import READOUTS
 from nmnc_jax.subspace import Subspace, SubspaceState
-from nmnc_jax.types import Array
+from nmnc_jax.types import Activations, Array
 
 
 class NoiseCorrelationState(NamedTuple):
     """State of `noise_correlation`.
 
     Attributes:
-        step: estimates made so far, a scalar.
+        step: estimates made so far, without those that were not finite; a scalar.
         subspace: tap name to its `SubspaceState`.
         feedback: tap name to its `FeedbackState`; empty where there is none.
+        layout: what the state belongs to; static.
     """
 
     step: Array
     subspace: dict[str, SubspaceState]
     feedback: dict[str, FeedbackState]
+    layout: Layout
+
+
+def lay_out(
+    nodes: Nodes, report: ModelReport, subspace: Subspace, feedback: Feedback | None, own: Layout
+) -> Layout:
+    """Puts together what a state remembers of the model.
+
+    Args:
+        nodes: of the model at init.
+        report: what was found of it.
+        subspace: of the method.
+        feedback: of the method.
+        own: the method's own part of the layout.
+
+    Raises:
+        ValueError: if a horizon is given for outputs that do not follow a tap's time, or bases and
+            feedback do not fit into memory.
+    """
+    readout, horizon = READOUTS[report.readout], own.horizon
+    taps = []
+    for name, shape in nodes.taps.items():
+        found = report[name]
+        if horizon is not None and found.aligned is False:
+            raise ValueError(
+                f"horizon is {horizon}; the response does not follow the time of tap {name!r}, "
+                "which takes None"
+            )
+        tap = TapLayout(
+            name,
+            shape.units,
+            subspace.dimension(name, shape.units),
+            lags=min(horizon or shape.steps, shape.steps),
+            size=0,
+            aligned=bool(found.aligned),
+            stages=found.stages,
+        )
+        size = readout.size(shape, tap, nodes.outputs) if feedback is not None else 0
+        taps.append(tap._replace(size=size))
+    bases = 0 if subspace.name == "isotropic" else 4
+    check_memory(
+        {tap.name: bases * tap.units * tap.dimension for tap in taps},
+        {tap.name: 4 * tap.size * tap.dimension for tap in taps},
+        nodes.taps,
+    )
+    return dataclasses.replace(own, readout=readout.name, coupled=report.coupled, taps=tuple(taps))
+
+
+def first_state(
+    layout: Layout,
+    nodes: Nodes,
+    activations: Activations,
+    subspace: Subspace,
+    feedback: Feedback | None,
+    key: Array | None,
+) -> NoiseCorrelationState:
+    """Fits the first bases to the activity, and makes the first feedback."""
+    rows = matrices(nodes.taps, activations)
+    subspace_key, feedback_key = (None, None) if key is None else jax.random.split(key)
+    subspaces = {name: subspace.init(name, rows[name], subspace_key) for name in nodes.taps}
+    feedbacks = {}
+    if feedback is not None:
+        if feedback_key is None:
+            feedback_key = jax.random.key(feedback.seed)
+        keys = jax.random.split(feedback_key, len(layout.taps))
+        for tap, tap_key in zip(layout.taps, keys, strict=True):
+            dtype = rows[tap.name].dtype
+            feedbacks[tap.name] = feedback.init(tap_key, tap.size, tap.dimension, dtype)
+    return NoiseCorrelationState(jnp.zeros((), jnp.int32), subspaces, feedbacks, layout)
 
 
 def move_subspaces(
     subspace: Subspace, state: NoiseCorrelationState, rows: dict[str, Array]
 ) -> NoiseCorrelationState:
-    """Updates the bases when their step has come, and rotates the feedback with them."""
+    """Moves the bases with the activity, and rotates the feedback with them."""
     update = subspace.update
-    if update is None:
-        return state
-
-    def move(state: NoiseCorrelationState) -> NoiseCorrelationState:
-        moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
-        turned = {}
-        for name, feedback in state.feedback.items():
-            old_basis, new_basis = state.subspace[name].basis, moved[name].basis
-            assert old_basis is not None
-            turned[name] = rotate(feedback, old_basis, new_basis)
-        return state._replace(subspace=moved, feedback=turned)
-
-    # init has fitted the first basis, so step 0 is not due.
-    due = (state.step > 0) & (state.step % subspace.update_every == 0)
-    # A loop of no or one turn keeps its carry in place, where a conditional copies every basis; and
-    # a flat carry has one layout, where the factorisation's would be transposed into in every step.
-    leaves, tree = jax.tree.flatten(state)
-
-    def turn(_: Array, flat: list[Array]) -> list[Array]:
-        shaped = [leaf.reshape(like.shape) for leaf, like in zip(flat, leaves, strict=True)]
-        return [leaf.reshape(-1) for leaf in jax.tree.leaves(move(tree.unflatten(shaped)))]
-
-    flat = lax.fori_loop(0, due.astype(jnp.int32), turn, [leaf.reshape(-1) for leaf in leaves])
-    return tree.unflatten([f.reshape(like.shape) for f, like in zip(flat, leaves, strict=True)])
+    assert update is not None
+    moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
+    turned = {}
+    for name, feedback in state.feedback.items():
+        old_basis, new_basis = state.subspace[name].basis, moved[name].basis
+        assert old_basis is not None
+        turned[name] = rotate(feedback, old_basis, new_basis)
+    return state._replace(subspace=moved, feedback=turned)
 
 
-def learn(
-    feedback: Feedback | None,
-    state: NoiseCorrelationState,
-    probe_taps: Callable[[], dict[str, dict[str, Array]]],
-) -> NoiseCorrelationState:
-    """Updates the feedback with this step's probes, when it is learned and its step has come."""
-    if feedback is None or feedback.update is None:
-        return state
-    update = feedback.update
+def check_state(
+    state: Any, nodes: Nodes, subspace: Subspace, own: Layout, readouts: tuple[str, ...]
+) -> None:
+    """Refuses a state that belongs to another method, model, rank, head or length of sequences.
 
-    def updated(old: dict[str, FeedbackState]) -> dict[str, FeedbackState]:
-        new = probe_taps()
-        return {name: update(old[name], new[name]["jacobian"]) for name in old}
+    Args:
+        state: what the caller gave.
+        nodes: of the model in this call.
+        subspace: of the method.
+        own: the method's own part of the layout.
+        readouts: names of the readouts that the state may have.
 
-    if feedback.update_every == 1:
-        return state._replace(feedback=updated(state.feedback))
-    due = state.step % feedback.update_every == 0
-    return state._replace(feedback=lax.cond(due, updated, lambda old: old, state.feedback))
+    Raises:
+        ValueError: naming what differs.
+    """
+    if not isinstance(state, NoiseCorrelationState):
+        raise ValueError(
+            f"state is a {type(state).__name__}; it takes the NoiseCorrelationState that this "
+            "estimator's init returns"
+        )
+    layout = state.layout
+    if layout.readout not in readouts:
+        raise ValueError(
+            f"state is of readout {layout.readout!r}; this estimator takes "
+            f"{' or '.join(map(repr, readouts))}"
+        )
+    for field in ("subspace", "horizon", "has_aux", "learned"):
+        if getattr(layout, field) != getattr(own, field):
+            raise ValueError(
+                f"state has {field}={getattr(layout, field)!r}; this estimator takes "
+                f"{field}={getattr(own, field)!r}"
+            )
+    names = [tap.name for tap in layout.taps]
+    if names != list(nodes.taps):
+        raise ValueError(f"state has taps {names}; the model has {list(nodes.taps)}")
+    readout = READOUTS[layout.readout]
+    for tap in layout.taps:
+        shape = nodes.taps[tap.name]
+        if tap.units != shape.units:
+            raise ValueError(
+                f"state has {tap.units} units at tap {tap.name!r}; the model has {shape.units}"
+            )
+        dimension = subspace.dimension(tap.name, shape.units)
+        if tap.dimension != dimension:
+            raise ValueError(
+                f"state has {tap.dimension} directions at tap {tap.name!r}; this estimator's "
+                f"{subspace.name} takes {dimension}"
+            )
+        if not state.feedback:
+            continue
+        size = readout.size(shape, tap, nodes.outputs)
+        if tap.size != size:
+            raise ValueError(
+                f"state has feedback of {tap.size} rows at tap {tap.name!r}; the model's outputs "
+                f"take {size}"
+            )
+        if not readout.isolated and shape.steps > tap.lags and own.horizon is None:
+            raise ValueError(
+                f"tap {tap.name!r} has {shape.steps} time steps; the state was made for at most "
+                f"{tap.lags}: call init with the longest sequence, or give a horizon"
+            )

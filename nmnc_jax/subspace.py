@@ -60,12 +60,17 @@ class Subspace(NamedTuple):
     """A way to choose the subspace of each tap.
 
     Attributes:
-        init: ``init(name, activity) -> SubspaceState`` from a tap's name and activity, [B, n].
+        name: of the way; a state belongs to one.
+        dimension: ``dimension(name, units) -> d`` of a tap's subspace.
+        init: ``init(name, activity, key=None) -> SubspaceState`` from a tap's name and activity,
+            [B, n]. A key replaces the seed of what is random.
         update: ``update(state, activity) -> Manifold``, or None if the basis never moves.
         update_every: steps between updates.
     """
 
-    init: Callable[[str, Array], SubspaceState]
+    name: str
+    dimension: Callable[[str, int], int]
+    init: Callable[..., SubspaceState]
     update: Callable[[Any, Array], Manifold] | None = None
     update_every: int = 1
 
@@ -92,7 +97,12 @@ def isotropic() -> Subspace:
         >>> isotropic().init("hidden", jnp.ones((8, 3))).basis is None
         True
     """
-    return Subspace(lambda name, activity: FixedBasis(None))
+
+    def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
+        del name, activity, key
+        return FixedBasis(None)
+
+    return Subspace("isotropic", lambda name, units: units, init)
 
 
 def random_subspace(rank: Rank, *, seed: int = 0) -> Subspace:
@@ -115,14 +125,17 @@ def random_subspace(rank: Rank, *, seed: int = 0) -> Subspace:
         (3, 2)
     """
 
-    def init(name: str, activity: Array) -> SubspaceState:
+    def dimension_at(name: str, units: int) -> int:
+        return rank_of(rank, name, units)
+
+    def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
         units = activity.shape[1]
-        dimension = rank_of(rank, name, units)
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-        gaussian = jax.random.normal(key, (units, dimension), activity.dtype)
+        key = jax.random.key(seed) if key is None else key
+        key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        gaussian = jax.random.normal(key, (units, dimension_at(name, units)), activity.dtype)
         return FixedBasis(jnp.linalg.qr(gaussian)[0])
 
-    return Subspace(init)
+    return Subspace("random_subspace", dimension_at, init)
 
 
 def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
@@ -158,17 +171,22 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
                     f"bases[{name!r}] is off orthonormal by {error:.2g}; it takes orthonormal ones"
                 )
 
-    def init(name: str, activity: Array) -> SubspaceState:
+    def dimension_at(name: str, units: int) -> int:
         if name not in bases:
             raise ValueError(f"bases has no entry for tap {name!r}; it has {sorted(bases)}")
-        if bases[name].shape[0] != activity.shape[1]:
+        if bases[name].shape[0] != units:
             raise ValueError(
-                f"bases[{name!r}] has shape {bases[name].shape}; "
-                f"tap {name!r} has {activity.shape[1]} units"
+                f"bases[{name!r}] has shape {bases[name].shape}; tap {name!r} has {units} units"
             )
-        return FixedBasis(jnp.asarray(bases[name], activity.dtype))
+        return bases[name].shape[1]
 
-    return Subspace(init)
+    def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
+        del key
+        dimension_at(name, activity.shape[1])
+        # A copy: the state's arrays may be donated, the caller's may not.
+        return FixedBasis(jnp.array(bases[name], activity.dtype, copy=True))
+
+    return Subspace("fixed_subspace", dimension_at, init)
 
 
 def pca(
@@ -229,9 +247,13 @@ def pca(
         # Of a silent tap all: none is better than another.
         return ((before < explained_variance * total) | (total == 0)).astype(scatter.dtype)
 
-    def init(name: str, activity: Array) -> Manifold:
+    def dimension_at(name: str, units: int) -> int:
+        return rank_of(rank, name, units)
+
+    def init(name: str, activity: Array, key: Array | None = None) -> Manifold:
+        del key
         units = activity.shape[1]
-        dimension = rank_of(rank, name, units)
+        dimension = dimension_at(name, units)
         # Directions without variance: the first batch replaces as many of them as it spans.
         blank = jnp.eye(units, dimension, dtype=activity.dtype)
         nothing = jnp.zeros((dimension,), activity.dtype)
@@ -254,7 +276,7 @@ def pca(
         mean = state.mean + (len(activity) / weight) * shift
         return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
 
-    return Subspace(init, update, update_every)
+    return Subspace("pca", dimension_at, init, update, update_every)
 
 
 def dimension_of(basis: Array | None, units: int) -> int:

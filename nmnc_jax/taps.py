@@ -10,6 +10,9 @@ from jax import lax
 
 from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, Params
 
+OUTPUTS = "outputs:"
+"""The node that stands for what the model returns."""
+
 
 class TapLike(Protocol):
     """What a model receives: call it on each hidden activation, scan with it over time.
@@ -18,15 +21,22 @@ class TapLike(Protocol):
     """
 
     def __call__(self, name: str, activation: Array) -> Array:
-        """Passes one activation through the tap."""
+        """Passes one activation through the tap; what it returns is to be used in its place."""
         ...
 
     def linear(self, value: Array) -> Array:
-        """Marks the output of the linear stage that follows the last tap."""
+        """Marks the output of a linear stage that a tap feeds; what it returns is to be used."""
         ...
 
     def scan(
-        self, body: Callable[[Any, Any, "TapLike"], tuple[Any, Any]], carry: Any, xs: Any
+        self,
+        body: Callable[[Any, Any, "TapLike"], tuple[Any, Any]],
+        carry: Any,
+        xs: Any = None,
+        length: int | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int | bool = 1,
     ) -> tuple[Any, Any]:
         """Runs ``lax.scan`` with a body ``(carry, x, tap) -> (carry, y)``."""
         ...
@@ -43,9 +53,19 @@ class _NoTap:
         return value
 
     def scan(
-        self, body: Callable[[Any, Any, TapLike], tuple[Any, Any]], carry: Any, xs: Any
+        self,
+        body: Callable[[Any, Any, TapLike], tuple[Any, Any]],
+        carry: Any,
+        xs: Any = None,
+        length: int | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int | bool = 1,
     ) -> tuple[Any, Any]:
-        return lax.scan(lambda carry, x: body(carry, x, self), carry, xs)
+        def step(carry: Any, x: Any) -> tuple[Any, Any]:
+            return body(carry, x, self)
+
+        return lax.scan(step, carry, xs, length, reverse=reverse, unroll=unroll)
 
 
 no_tap: TapLike = _NoTap()
@@ -64,34 +84,42 @@ def _pin_derivative(primals: tuple[Array, Array], tangents: tuple[Array, Array])
     return primals[1], tangents[0]
 
 
+Stage = Callable[[Array], Any]
+"""A tap's activation, of one time step, to what it adds to the derivative of a later node."""
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
 class Tap:
     """A recording tap, alive during one trace of the forward function.
+
+    The places where it sees a value are the nodes of the network: its taps, the marks of `linear`,
+    and the outputs.
 
     Args:
         noise: tap name to the array that is added to that activation.
         cut: whether gradients stop at each tap (after it is recorded).
-        replay: tap name to the value that stands in for that activation, so that nothing before the
-            tap has to be computed.
+        replay: node to the value that stands in for what arrives there, so that nothing before it
+            has to be computed.
         pinned: tap name to the value that the activation is known to have; its derivative stays
             that of the activation.
-        stages: tap name to a map from its activation to the output of the stage that follows it;
-            its derivative is added to that of the output, whose value stays.
+        stages: node to the taps that feed it, each with a stage whose derivative is added to that
+            of the value that arrives at the node; the value stays.
 
     Attributes:
         activations: tap name to what was recorded there.
-        stage_outputs: tap name to the output of the stage that follows it: what the model marks
-            with `linear`, else what arrives at the next tap, and after the last tap the outputs.
-        time_axes: tap name to the number of scans around it.
+        arrived: node to what arrived there, before noise and replay.
+        scopes: node to the scans around it, from the outermost; in the order of the calls.
     """
 
     def __init__(
         self,
-        noise: Mapping[str, Array] = MappingProxyType({}),
+        noise: Mapping[str, Array] = NONE,
         *,
         cut: bool = False,
-        replay: Mapping[str, Array] = MappingProxyType({}),
-        pinned: Mapping[str, Array] = MappingProxyType({}),
-        stages: Mapping[str, Callable[[Array], Array]] = MappingProxyType({}),
+        replay: Mapping[str, Any] = NONE,
+        pinned: Mapping[str, Array] = NONE,
+        stages: Mapping[str, Mapping[str, Stage]] = NONE,
+        scope: tuple[str, ...] = (),
     ):
         self.noise = noise
         self.cut = cut
@@ -99,9 +127,11 @@ class Tap:
         self.pinned = pinned
         self.stages = stages
         self.activations: Activations = {}
-        self.stage_outputs: Activations = {}
-        self._before: tuple[str, Array] | None = None
-        self.time_axes: dict[str, int] = {}
+        self.arrived: dict[str, Any] = {}
+        self.scopes: dict[str, tuple[str, ...]] = {}
+        self._scope = scope
+        self._marks = 0
+        self._scans = 0
 
     def __call__(self, name: str, activation: Array) -> Array:
         """Records the activation under `name` (after adding its noise) and returns it.
@@ -115,7 +145,7 @@ class Tap:
                 f"tap {name!r} got an activation of dtype {activation.dtype}; "
                 "it takes floating-point arrays"
             )
-        activation = self.replay.get(name, self.linear(activation))
+        activation = self._arrive(name, activation, self._scope)
         if name in self.noise:
             noise = jnp.asarray(self.noise[name])
             if noise.shape != activation.shape:
@@ -126,81 +156,152 @@ class Tap:
             activation = activation + noise.astype(activation.dtype)
         if name in self.pinned:
             activation = _pin(activation, self.pinned[name])
-        self._record(name, activation, time_axes=0)
-        self._before = name, activation
+        self.activations[name] = activation
         return lax.stop_gradient(activation) if self.cut else activation
 
     def linear(self, value: Array) -> Array:
-        """Marks the output of the linear stage that follows the last tap, and returns it.
+        """Marks the output of a linear stage that a tap feeds, and returns it.
 
-        The readout `next` learns the map from the tap to it. What lies between it and the tap after
-        is differentiated exactly. Without a mark the stage reaches to the tap after. In the body of
-        a scan a mark is all that the tapped value may feed: one array that holds what goes on to
-        the next step and what is read out of this one.
+        The readout `next` learns the map from the tap to it. What comes after it, up to the next
+        tap or mark, is differentiated exactly. Without a mark the stage reaches to the next tap. In
+        the body of a scan a mark is all that the tapped value may feed: one array that holds what
+        goes on to the next step and what is read out of this one.
         """
-        if self._before is None:
-            return value
-        (name, activation), self._before = self._before, None
-        self.stage_outputs[name] = value
-        if name in self.stages:
-            value = _pin(value + self.stages[name](activation).astype(value.dtype), value)
-        return value
+        self._marks += 1
+        return self._arrive(self._label("linear", self._marks), value, self._scope)
+
+    def finish(self, outputs: Any) -> Any:
+        """Passes what the model returns; called by the library after the forward function."""
+        return self._arrive(OUTPUTS, outputs, self._scope)
 
     def scan(
-        self, body: Callable[[Any, Any, TapLike], tuple[Any, Any]], carry: Any, xs: Any
+        self,
+        body: Callable[[Any, Any, TapLike], tuple[Any, Any]],
+        carry: Any,
+        xs: Any = None,
+        length: int | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int | bool = 1,
     ) -> tuple[Any, Any]:
         """Runs ``lax.scan`` with a body that receives a tap of its own.
 
         Args:
             body: ``body(carry, x, tap) -> (carry, y)``.
             carry: the initial carry.
-            xs: pytree of arrays with a leading time axis T.
+            xs: pytree of arrays with a leading time axis T, or None.
+            length: T; needed without `xs`.
+            reverse: as ``lax.scan`` takes it; time axes then run from the last step called.
+            unroll: as ``lax.scan`` takes it.
 
         Returns:
             ``(carry, ys)`` as ``lax.scan`` does. Names tapped inside are recorded outside with a
             leading time axis, and take noise with that axis.
+
+        Raises:
+            ValueError: if neither `xs` nor `length` gives the number of steps.
         """
-        length = jax.tree.leaves(xs)[0].shape[0]
-        inside = Tap()
-        jax.eval_shape(
-            lambda carry, xs: body(carry, jax.tree.map(lambda leaf: leaf[0], xs), inside), carry, xs
-        )
-        # A tap before the scan whose stage is not marked by now feeds all the steps: no one stage.
-        self._before = None
+        self._scans += 1
+        scope = (*self._scope, self._label("scan", self._scans))
+        leaves = jax.tree.leaves(xs)
+        if not leaves and length is None:
+            raise ValueError("length is None and xs has no array; tap.scan takes one of them")
+        steps = leaves[0].shape[0] if leaves else length
+        scopes: dict[str, tuple[str, ...]] = {}
+
+        def names_inside(carry: Any, xs: Any) -> None:
+            tap = Tap(scope=scope)
+            body(carry, jax.tree.map(lambda leaf: leaf[0], xs), tap)
+            scopes.update(tap.scopes)
+
+        jax.eval_shape(names_inside, carry, xs)
 
         def for_steps(label: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-            names = sorted(inside.activations.keys() & arrays.keys())
-            found = {name: jnp.asarray(arrays[name]) for name in names}
+            found = {name: jnp.asarray(arrays[name]) for name in scopes if name in arrays}
             for name, value in found.items():
-                if value.shape[:1] != (length,):
+                if value.shape[:1] != (steps,):
                     raise ValueError(
                         f"{label}[{name!r}] has shape {value.shape}; "
-                        f"inside tap.scan it takes a leading time axis of {length}"
+                        f"inside tap.scan it takes a leading time axis of {steps}"
                     )
             return found
 
-        def step(carry, slices):
+        def step(carry: Any, slices: Any) -> tuple[Any, Any]:
             x, (noise, replay, pinned) = slices
-            tap = Tap(noise, cut=self.cut, replay=replay, pinned=pinned, stages=self.stages)
+            tap = Tap(
+                noise, cut=self.cut, replay=replay, pinned=pinned, stages=self.stages, scope=scope
+            )
             carry, y = body(carry, x, tap)
-            return carry, (y, tap.activations, tap.stage_outputs)
+            return carry, (y, tap.activations, tap.arrived)
 
         given = (
             for_steps("noise", self.noise),
             for_steps("replay", self.replay),
             for_steps("pinned", self.pinned),
         )
-        carry, (ys, activations, stage_outputs) = lax.scan(step, carry, (xs, given))
-        for name in inside.activations:
-            self._record(name, activations[name], time_axes=inside.time_axes[name] + 1)
-        self.stage_outputs |= stage_outputs
+        carry, (ys, activations, arrived) = lax.scan(
+            step, carry, (xs, given), length, reverse=reverse, unroll=unroll
+        )
+        for name, around in scopes.items():
+            self._record(name, arrived[name], around)
+        self.activations |= activations
         return carry, ys
 
-    def _record(self, name: str, activation: Array, time_axes: int) -> None:
-        if name in self.activations:
-            raise ValueError(f"tap name {name!r} is used twice in one pass; names must be unique")
-        self.activations[name] = activation
-        self.time_axes[name] = time_axes
+    def _label(self, kind: str, number: int) -> str:
+        return "/".join((*self._scope[-1:], f"{kind}:{number}"))
+
+    def _arrive(self, node: str, value: Any, scope: tuple[str, ...]) -> Any:
+        self._record(node, value, scope)
+        value = self.replay.get(node, value)
+        for source, stage in self.stages.get(node, {}).items():
+            added = stage(self.activations[source])
+            value = jax.tree.map(lambda v, a: _pin(v + a.astype(v.dtype), v), value, added)
+        return value
+
+    def _record(self, node: str, value: Any, scope: tuple[str, ...]) -> None:
+        if node in self.arrived:
+            raise ValueError(f"tap name {node!r} is used twice in one pass; names must be unique")
+        self.arrived[node] = value
+        self.scopes[node] = scope
+
+
+class Model:
+    """A user's model with what every pass of one step has in common.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs)``.
+        has_aux: whether it returns ``(outputs, aux)``.
+        kwargs: what it takes besides, alike in every pass.
+    """
+
+    def __init__(self, apply_fn: ApplyFn, has_aux: bool = False, kwargs: Mapping[str, Any] = NONE):
+        self._apply_fn = apply_fn
+        self._has_aux = has_aux
+        self._kwargs = kwargs
+
+    def outputs_and_aux(self, params: Params, inputs: Inputs, tap: Any) -> tuple[Any, Any]:
+        """Runs the model.
+
+        Raises:
+            ValueError: if it does not return a pair although it has aux.
+        """
+        returned = self._apply_fn(params, inputs, tap, **self._kwargs)
+        if not self._has_aux:
+            return _finished(tap, returned), None
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(
+                f"apply_fn returned {type(returned).__name__}; with has_aux=True it takes a pair "
+                "(outputs, aux)"
+            )
+        return _finished(tap, returned[0]), returned[1]
+
+    def __call__(self, params: Params, inputs: Inputs, tap: Any) -> Any:
+        """Runs the model and returns its outputs alone."""
+        return self.outputs_and_aux(params, inputs, tap)[0]
+
+
+def _finished(tap: Any, outputs: Any) -> Any:
+    return tap.finish(outputs) if isinstance(tap, Tap) else outputs
 
 
 def run(
@@ -210,17 +311,19 @@ def run(
     *,
     noise: Mapping[str, Array] | None = None,
     cut: bool = False,
-) -> tuple[Array, Activations]:
+    **kwargs: Any,
+) -> tuple[Any, Activations]:
     """Runs a model once and returns its outputs and every tapped activation.
 
     Args:
-        apply_fn: ``apply_fn(params, inputs, tap) -> outputs``.
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
         params: the model's parameters.
         inputs: the model's inputs, examples first.
         noise: tap name to an array of exactly the activation's shape, added to the activation
             before it is recorded; the change flows on downstream.
         cut: whether gradients stop at each tap. The recorded activation still carries the gradient
             of the stage that made it.
+        kwargs: passed to `apply_fn`.
 
     Returns:
         ``(outputs, activations)``; activations maps tap names to arrays.
@@ -239,7 +342,7 @@ def run(
         ((5, 2), (5, 4))
     """
     tap = Tap(noise or {}, cut=cut)
-    outputs = apply_fn(params, inputs, tap)
+    outputs = apply_fn(params, inputs, tap, **kwargs)
     unknown = sorted(set(tap.noise) - set(tap.activations))
     if unknown:
         raise ValueError(

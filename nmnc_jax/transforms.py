@@ -28,9 +28,13 @@ def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTrans
         batch: (inputs, targets) that ``init`` gives to the estimator's, to fit its first basis.
 
     Returns:
-        A transformation whose update takes the extra arguments ``key`` and ``batch`` and ignores
-        those of others, as it ignores the incoming updates (pass the parameters). The loss stays in
-        the state: ``optax.tree.get(state, "loss")``.
+        A transformation whose update takes the extra arguments ``key`` and ``batch``, and ``due``
+        as the estimator does, and ignores those of others, as it ignores the incoming updates (pass
+        the parameters). The loss stays in the state: ``optax.tree.get(state, "loss")``. After a
+        batch that is not finite the estimator's state is as it was; to skip the parameters' update
+        too, wrap what follows, ``optax.chain(as_transformation(...),
+        optax.apply_if_finite(optimiser, 5))``: a wrapper around the whole chain sees the incoming
+        updates, not the estimated gradients.
 
     Raises:
         ValueError: (from update) if the parameters, `key` or `batch` are missing, or as the
@@ -62,6 +66,7 @@ def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTrans
         *,
         key: Array | None = None,
         batch: Batch | None = None,
+        due: Any = None,
         **extra: Any,
     ) -> tuple[PyTree, EstimatedState]:
         del updates, extra
@@ -70,7 +75,7 @@ def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTrans
                 raise ValueError(f"{name} is None; as_transformation's update takes it")
         assert key is not None
         assert batch is not None
-        gradients, memory, info = estimator.estimate(key, params, batch, state.estimator)
+        gradients, memory, info = estimator.estimate(key, params, batch, state.estimator, due=due)
         return gradients, EstimatedState(memory, info.loss.astype(jnp.float32))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -30,7 +30,7 @@ class ResNet(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from nmnc_jax.models import resnet18
-        >>> from nmnc_jax.shapes import tap_shapes
+        >>> from nmnc_jax.layout import tap_shapes
         >>> model, images = resnet18(outputs=1000), jnp.ones((2, 224, 224, 3))
         >>> params = jax.eval_shape(model.init, jax.random.key(0), images)
         >>> tap_shapes(model.apply, params, images)["block7"].shape

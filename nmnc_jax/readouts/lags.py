@@ -1,32 +1,30 @@
 """Feedback and losses through time, for taps inside a scan.
 
 The feedback of such a tap holds one matrix for each lag from its time step to that of an output,
-stacked: [lags o, d]. Without a scan there is the one lag 0.
+stacked: [lags o, d]. Without a scan there is the one lag 0. Responses are sequences [B, T, o] where
+they follow the tap's time, and otherwise one block [B, 1, o] that counts as the last time step.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nmnc_jax.shapes import TapShape
+from nmnc_jax.layout import TapShape, at_least_float32, output_rows
 from nmnc_jax.types import Array
 
 
-def output_sequence(shape: TapShape, outputs: Array) -> Array:
-    """The outputs as this tap sees them.
-
-    Args:
-        shape: of the tap.
-        outputs: [B, ...].
-
-    Returns:
-        [B, T, o] where outputs have the tap's time axes after the examples; otherwise [B, 1, o],
-        outputs of the last time step.
-    """
-    axes = shape.batch_axis
-    timed = axes and outputs.ndim > axes + 1 and outputs.shape[1 : axes + 1] == shape.shape[:axes]
-    return outputs.reshape(shape.batch, shape.steps if timed else 1, -1)
+def sequence(shape: TapShape, aligned: bool, outputs: Any) -> Array:
+    """A pytree of outputs as this tap sees them: [B, T, o], or as one block [B, 1, o]."""
+    if not aligned:
+        return output_rows(outputs)[:, None]
+    leaves = [
+        leaf.reshape(shape.batch, shape.steps, -1).astype(at_least_float32(leaf.dtype))
+        for leaf in jax.tree.leaves(outputs)
+    ]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=2)
 
 
 def jacobian_by_lag(shape: TapShape, lags: int, z: Array, dy: Array) -> Array:
@@ -36,12 +34,11 @@ def jacobian_by_lag(shape: TapShape, lags: int, z: Array, dy: Array) -> Array:
         shape: of the tap.
         lags: their number, at most T.
         z: coordinates of the probes, [B T, d].
-        dy: change of the outputs, [B, ...].
+        dy: change of the outputs, [B, T, o] or [B, 1, o].
 
     Returns:
         For each lag the mean over examples and time steps, [lags o, d].
     """
-    dy = output_sequence(shape, dy)
     if lags == 1 and dy.shape[1] == shape.steps:
         return dy.reshape(len(z), -1).T @ z / len(z)
     z = z.reshape(shape.batch, shape.steps, -1)
@@ -62,13 +59,13 @@ def credit_by_lag(shape: TapShape, coordinates: Array, error: Array) -> Array:
 
     Args:
         shape: of the tap.
-        coordinates: of the feedback, [lags o, d].
-        error: gradient of the loss with respect to the outputs, [B, ...].
+        coordinates: of the feedback, [lags o, d] with at most T lags.
+        error: gradient of the loss with respect to the outputs, [B, T, o] or [B, 1, o].
 
     Returns:
         Credit in coordinates, [B T, d].
     """
-    error = output_sequence(shape, error).astype(coordinates.dtype)
+    error = error.astype(coordinates.dtype)
     by_lag = coordinates.reshape(-1, error.shape[-1], coordinates.shape[1])
     if len(by_lag) == 1 and error.shape[1] == shape.steps:
         return error.reshape(shape.rows, -1) @ by_lag[0]
@@ -87,11 +84,16 @@ def credit_by_lag(shape: TapShape, coordinates: Array, error: Array) -> Array:
     return credit.reshape(shape.rows, -1)
 
 
-def still_to_come(shape: TapShape, changes: Array, predicted: Array) -> Array:
+def still_to_come(
+    shape: TapShape, aligned: bool, coupled: bool, changes: Array, predicted: Array
+) -> Array:
     """Change of the loss that is still to come at each time step, less what was predicted of it.
 
     Args:
         shape: of the tap.
+        aligned: whether `changes` follow the tap's time.
+        coupled: whether an example's noise changes other examples' losses, so that it answers for
+            all of them.
         changes: of the losses, [B], or [B, T] for each time step.
         predicted: change of the loss that follows from the noise of each time step, [B T].
 
@@ -99,13 +101,16 @@ def still_to_come(shape: TapShape, changes: Array, predicted: Array) -> Array:
         [B T]; where losses do not tell time steps apart, the change of the whole loss.
     """
     predicted = predicted.reshape(shape.batch, shape.steps)
-    if changes.ndim > 1 and changes.shape[1] == shape.steps:
-        return jnp.cumsum((changes - predicted)[:, ::-1], axis=1)[:, ::-1].reshape(-1)
+    if aligned and not coupled:
+        left = changes.reshape(shape.batch, shape.steps) - predicted
+        return jnp.cumsum(left[:, ::-1], axis=1)[:, ::-1].reshape(-1)
     whole = changes.reshape(shape.batch, -1).sum(axis=1) - predicted.sum(axis=1)
+    if coupled:
+        whole = jnp.broadcast_to(whole.sum(keepdims=True), whole.shape)
     return jnp.broadcast_to(whole[:, None], predicted.shape).reshape(-1)
 
 
-def _later(sequence: Array, lags: int) -> Callable[[Array], Array]:
+def _later(rows: Array, lags: int) -> Callable[[Array], Array]:
     """Builds the map from a lag to a sequence [B, T, o] that much later, zero after its end."""
-    padded = jnp.pad(sequence, ((0, 0), (0, lags - 1), (0, 0)))
-    return lambda lag: lax.dynamic_slice_in_dim(padded, lag, sequence.shape[1], axis=1)
+    padded = jnp.pad(rows, ((0, 0), (0, lags - 1), (0, 0)))
+    return lambda lag: lax.dynamic_slice_in_dim(padded, lag, rows.shape[1], axis=1)

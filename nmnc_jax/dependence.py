@@ -1,0 +1,105 @@
+"""What depends on what in a traced function: which results follow from which arguments."""
+
+from typing import Any, NamedTuple
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+Origins = frozenset[int]
+
+
+class Dependence(NamedTuple):
+    """Of a function's results on its arguments.
+
+    Attributes:
+        results: for each result, the arguments that it depends on, by their places.
+        carried: arguments that a scan receives step by step, and that a step hands on to the next.
+    """
+
+    results: list[Origins]
+    carried: Origins
+
+
+def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
+    """Finds the arguments that each result of a traced function depends on.
+
+    What cannot be told apart inside a primitive counts as dependent.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax.dependence import dependence
+        >>> def function(a, b, c):
+        ...     return a + 1, jnp.where(b > 0, b, a)
+        >>> [sorted(found) for found in dependence(jax.make_jaxpr(function)(1.0, 2.0, 3.0)).results]
+        [[0], [0, 1]]
+    """
+    jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
+    known: dict[Any, Origins] = {
+        variable: frozenset([n]) for n, variable in enumerate(jaxpr.invars)
+    }
+    carried: Origins = frozenset()
+
+    def origins(variable: Any) -> Origins:
+        if isinstance(variable, Literal):
+            return frozenset()
+        return known.get(variable, frozenset())
+
+    for equation in jaxpr.eqns:
+        arguments = [origins(variable) for variable in equation.invars]
+        found = _of_equation(equation, arguments)
+        carried |= _union(arguments, found.carried)
+        for variable, places in zip(equation.outvars, found.results, strict=True):
+            known[variable] = _union(arguments, places)
+    return Dependence([origins(variable) for variable in jaxpr.outvars], carried)
+
+
+def _union(arguments: list[Origins], places: Origins) -> Origins:
+    return frozenset().union(*(arguments[place] for place in places))
+
+
+def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
+    """Dependence of an equation's results on its own arguments."""
+    name, params = equation.primitive.name, equation.params
+    everything = frozenset(range(len(arguments)))
+    if name == "scan":
+        return _of_scan(params["jaxpr"], params["num_consts"], params["num_carry"])
+    if name == "while":
+        return Dependence([everything] * len(equation.outvars), frozenset())
+    if name == "cond":
+        branches = [dependence(branch) for branch in params["branches"]]
+        results = [
+            frozenset([0]).union(*({place + 1 for place in branch} for branch in each))
+            for each in zip(*(branch.results for branch in branches), strict=True)
+        ]
+        carried = frozenset().union(*({p + 1 for p in branch.carried} for branch in branches))
+        return Dependence(results, carried)
+    inner = [value for value in params.values() if isinstance(value, ClosedJaxpr | Jaxpr)]
+    if len(inner) == 1:
+        jaxpr = inner[0].jaxpr if isinstance(inner[0], ClosedJaxpr) else inner[0]
+        if len(jaxpr.invars) == len(arguments) and len(jaxpr.outvars) == len(equation.outvars):
+            return dependence(jaxpr)
+    return Dependence([everything] * len(equation.outvars), frozenset())
+
+
+def _of_scan(body: ClosedJaxpr, constants: int, carries: int) -> Dependence:
+    inside = dependence(body)
+    sliced = frozenset(range(constants + carries, len(body.jaxpr.invars)))
+    carry = [inside.results[place] for place in range(carries)]
+
+    def through_carry(origins: Origins) -> Origins:
+        reached = origins
+        while True:
+            more = reached.union(
+                *(carry[place] for place in range(carries) if constants + place in reached)
+            )
+            if more == reached:
+                return reached
+            reached = more
+
+    results = [through_carry(found) for found in inside.results]
+    # The final carry is the initial one where there is no step.
+    results = [
+        found | {constants + place} if place < carries else found
+        for place, found in enumerate(results)
+    ]
+    handed_on = frozenset().union(*carry) & sliced if carry else frozenset()
+    return Dependence(results, inside.carried | handed_on)

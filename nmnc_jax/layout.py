@@ -1,0 +1,390 @@
+"""What is known of a model before anything is computed: taps, stages, alignment in time.
+
+`TapShape` describes one call; `Layout` is what a state remembers of the model, the same for any
+number of examples.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.dependence import dependence
+from nmnc_jax.taps import OUTPUTS, Tap
+from nmnc_jax.types import Activations, Array, DType, Inputs, Params
+
+
+class TapShape(NamedTuple):
+    """A tap in one call of the model.
+
+    Attributes:
+        shape: of the activation.
+        dtype: of the activation.
+        batch_axis: place of the batch axis, after the time axes of the scans around the tap.
+        order: place of the tap in the forward pass.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    batch_axis: int
+    order: int
+
+    @property
+    def batch(self) -> int:
+        """Number of examples, B."""
+        return self.shape[self.batch_axis]
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """Steps of each scan around the tap, from the outermost."""
+        return self.shape[: self.batch_axis]
+
+    @property
+    def steps(self) -> int:
+        """Time steps of the scans around the tap, T; 1 without."""
+        return math.prod(self.times)
+
+    @property
+    def rows(self) -> int:
+        """Examples times time steps: what subspaces and feedback are fitted over."""
+        return self.batch * self.steps
+
+    @property
+    def units(self) -> int:
+        """Units per example and time step, n."""
+        return math.prod(self.shape[self.batch_axis + 1 :])
+
+    def of_batch(self, batch: int) -> "TapShape":
+        """The same tap with another number of examples."""
+        shape = list(self.shape)
+        shape[self.batch_axis] = batch
+        return self._replace(shape=tuple(shape))
+
+
+class Nodes(NamedTuple):
+    """The nodes of a model in one call, without values.
+
+    Attributes:
+        arrived: node to the shapes of what arrives there, in the order of the calls.
+        scopes: node to the scans around it.
+        outputs: shapes of the outputs.
+        taps: tap name to `TapShape`, sorted by name (the fixed order in which keys are split).
+    """
+
+    arrived: dict[str, Any]
+    scopes: dict[str, tuple[str, ...]]
+    outputs: Any
+    taps: dict[str, TapShape]
+
+
+class TapLayout(NamedTuple):
+    """What a state remembers of one tap.
+
+    Attributes:
+        name: of the tap.
+        units: n, per example and time step.
+        dimension: d of its subspace.
+        lags: largest number of lags, from its time step to that of an output, that feedback holds.
+        size: rows of its feedback, 0 without.
+        aligned: whether the response follows the tap's time, so that nothing earlier changes.
+        stages: nodes that the tap feeds directly, each with its units per row; for chained credit.
+    """
+
+    name: str
+    units: int
+    dimension: int
+    lags: int
+    size: int
+    aligned: bool
+    stages: tuple[tuple[str, int], ...]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a state belongs to; static, so that compiled functions and checkpoints know it.
+
+    Attributes:
+        subspace: name of the way in which subspaces are chosen.
+        readout: name of the readout.
+        horizon: largest number of lags; None: all.
+        has_aux: whether the model returns ``(outputs, aux)``.
+        learned: whether feedback is learned; None without feedback.
+        coupled: whether an example's response depends on other examples.
+        taps: of the model, sorted by name.
+    """
+
+    subspace: str
+    readout: str
+    horizon: int | None
+    has_aux: bool
+    learned: bool | None
+    coupled: bool = False
+    taps: tuple[TapLayout, ...] = ()
+
+    def __getitem__(self, name: str) -> TapLayout:
+        return next(tap for tap in self.taps if tap.name == name)
+
+
+def trace_nodes(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
+    """Finds a model's nodes, without computing anything.
+
+    Args:
+        model: ``model(params, inputs, tap) -> outputs``.
+        params: the model's parameters.
+        inputs: the model's inputs, examples first.
+
+    Raises:
+        ValueError: if the model has no tap, an output has no axis of examples, or a tap's batch
+            axis has another size than the outputs'.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax.layout import trace_nodes
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs * params)
+        >>> trace_nodes(model, jnp.ones(()), jnp.ones((5, 4, 4, 2))).taps["hidden"].units
+        32
+    """
+    nodes = _traced(model, params, inputs)
+    if not nodes.taps:
+        raise ValueError("apply_fn has no tap; pass each hidden activation through tap(name, x)")
+    batch = examples_of(nodes.outputs)
+    for name, shape in nodes.taps.items():
+        if len(shape.shape) <= shape.batch_axis or shape.batch != batch:
+            raise ValueError(
+                f"tap {name!r} has shape {shape.shape}; it takes one row per example "
+                f"({batch} outputs) along axis {shape.batch_axis}"
+            )
+    return nodes
+
+
+def _traced(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
+    scopes: dict[str, tuple[str, ...]] = {}
+    names: list[str] = []
+
+    def forward(params: Params, inputs: Inputs) -> tuple[Any, Any]:
+        tap = Tap()
+        outputs = model(params, inputs, tap)
+        scopes.update(tap.scopes)
+        names.extend(name for name in tap.scopes if name in tap.activations)
+        return outputs, tap.arrived
+
+    outputs, arrived = jax.eval_shape(forward, params, inputs)
+    taps = {}
+    for name in sorted(names):
+        value = arrived[name]
+        taps[name] = TapShape(value.shape, value.dtype, len(scopes[name]), names.index(name))
+    return Nodes({node: arrived[node] for node in scopes}, scopes, outputs, taps)
+
+
+def tap_shapes(model: Callable[..., Any], params: Params, inputs: Inputs) -> dict[str, TapShape]:
+    """The taps alone of `trace_nodes`."""
+    return trace_nodes(model, params, inputs).taps
+
+
+def examples_of(outputs: Any) -> int:
+    """Number of examples B in a pytree of outputs.
+
+    Raises:
+        ValueError: if a leaf has no axis of examples, or leaves differ in it.
+    """
+    leaves = jax.tree.leaves(outputs)
+    sizes = {leaf.shape[0] if leaf.shape else -1 for leaf in leaves}
+    if len(sizes) != 1 or -1 in sizes:
+        raise ValueError(
+            f"apply_fn returned {jax.tree.map(lambda leaf: leaf.shape, outputs)}; it takes outputs "
+            "with examples first, [B, ...], or a pytree of them"
+        )
+    return sizes.pop()
+
+
+def check_batch_axes(
+    model: Callable[..., Any], params: Params, inputs: Inputs, nodes: Nodes
+) -> None:
+    """Refuses a tap whose examples are along another axis than the first after the time axes.
+
+    The model is traced for one more example; a model that takes no other number is left alone.
+
+    Raises:
+        ValueError: naming the tap and the axis.
+    """
+    batch = examples_of(nodes.outputs)
+
+    def longer(leaf: Any) -> Any:
+        shape, dtype = jnp.shape(leaf), jax.typeof(leaf).dtype
+        grows = shape[:1] == (batch,)
+        return jax.ShapeDtypeStruct((batch + 1, *shape[1:]) if grows else shape, dtype)
+
+    try:
+        more = _traced(model, params, jax.tree.map(longer, inputs))
+    except Exception:
+        return
+    for name, shape in nodes.taps.items():
+        wide = more.taps[name].shape
+        grown = [axis for axis, size in enumerate(wide) if size != shape.shape[axis]]
+        if grown != [shape.batch_axis]:
+            found = f"its examples are along axis {grown[0]}" if grown else "it has no examples"
+            raise ValueError(
+                f"tap {name!r} has shape {shape.shape} and {found}; it takes one row per example "
+                f"along axis {shape.batch_axis}"
+            )
+
+
+class Structure(NamedTuple):
+    """What depends on what in a model, where each node's value stands for itself.
+
+    Attributes:
+        feeds: tap or mark to the nodes that it feeds directly.
+        carried: taps and marks that a step of their scan hands on to the next step.
+    """
+
+    feeds: dict[str, tuple[str, ...]]
+    carried: frozenset[str]
+
+
+def find_structure(
+    model: Callable[..., Any], params: Params, inputs: Inputs, nodes: Nodes
+) -> Structure:
+    """Finds which nodes each tap and each mark feeds, by what depends on what.
+
+    Raises:
+        ValueError: if the outputs do not depend on a tap: its value is not used.
+    """
+    values = {node: value for node, value in nodes.arrived.items() if node != OUTPUTS}
+
+    def arrivals(params: Params, inputs: Inputs, values: dict[str, Any]) -> dict[str, Any]:
+        tap = Tap(replay=values)
+        outputs = model(params, inputs, tap)
+        return {OUTPUTS: outputs, **tap.arrived}
+
+    traced, shapes = jax.make_jaxpr(arrivals, return_shape=True)(params, inputs, values)
+    found = dependence(traced)
+    places = [path for path, _ in jax.tree.leaves_with_path((params, inputs, values))]
+    node_at = {place: path[1].key for place, path in enumerate(places) if path[0].idx == 2}
+    feeds: dict[str, list[str]] = {node: [] for node in values}
+    for (path, _), origins in zip(jax.tree.leaves_with_path(shapes), found.results, strict=True):
+        for source in {node_at[place] for place in origins if place in node_at}:
+            if path[0].key not in feeds[source]:
+                feeds[source].append(path[0].key)
+    for name in nodes.taps:
+        if OUTPUTS not in _reached(feeds, name):
+            raise ValueError(
+                f"tap {name!r} has no effect on the outputs: what it returns is not used; write "
+                f"x = tap({name!r}, x) and use that x"
+            )
+    order = list(nodes.arrived)
+    carried = frozenset(node_at[place] for place in found.carried if place in node_at)
+    return Structure({n: tuple(sorted(to, key=order.index)) for n, to in feeds.items()}, carried)
+
+
+def _reached(feeds: Mapping[str, list[str]], start: str) -> set[str]:
+    reached, left = set(), [start]
+    while left:
+        for node in feeds.get(left.pop(), []):
+            if node not in reached:
+                reached.add(node)
+                left.append(node)
+    return reached
+
+
+def stages_of(nodes: Nodes, structure: Structure, name: str) -> tuple[tuple[str, int], ...]:
+    """The nodes that a tap feeds, with their units per row.
+
+    Raises:
+        ValueError: naming the tap, if it feeds what has no row for each of its own.
+    """
+    shape = nodes.taps[name]
+    remedy = (
+        'in a scan, mark all that it feeds by tap.linear in the same body; or take readout="output"'
+    )
+    if name in structure.carried:
+        raise ValueError(
+            f"tap {name!r} feeds later time steps unmarked; readout 'next' takes stages that end "
+            f"at the same step: {remedy}"
+        )
+    stages = []
+    for node in structure.feeds[name]:
+        arrived = jax.tree.leaves(nodes.arrived[node])
+        if nodes.scopes[node] != nodes.scopes[name]:
+            raise ValueError(
+                f"tap {name!r} feeds {node.rstrip(':')!r} across the boundary of a scan; readout "
+                "'next' takes stages that begin and end in the same scan: mark what crosses it by "
+                "tap.linear"
+            )
+        rows = shape.shape[: shape.batch_axis + 1]
+        for leaf in arrived:
+            if leaf.shape[: len(rows)] != rows:
+                raise ValueError(
+                    f"tap {name!r} feeds a stage of shape {leaf.shape}; readout 'next' takes one "
+                    f"row per example, {rows}: {remedy}"
+                )
+        stages.append((node, sum(math.prod(leaf.shape[len(rows) :]) for leaf in arrived)))
+    return tuple(stages)
+
+
+def has_marks_in_scans(nodes: Nodes) -> bool:
+    """Whether a model marks linear stages inside a scan, so that credit is chained by default.
+
+    The Jacobian of outputs to come depends on state and input, and an average over examples cannot
+    hold it, but the linear stage from one step to the next does not.
+    """
+    return any(
+        scope and node not in nodes.taps for node, scope in nodes.scopes.items() if node != OUTPUTS
+    )
+
+
+def flatten(shape: TapShape, activation: Array) -> Array:
+    """Turns one tap's activation into a matrix with a row per example and time step, [B T, n]."""
+    return jnp.moveaxis(activation, shape.batch_axis, 0).reshape(shape.rows, shape.units)
+
+
+def flatten_stage(shape: TapShape, value: Any) -> Array:
+    """Turns what arrives at a node into a matrix with the rows of `flatten`, [B T, m]."""
+    rows = [
+        jnp.moveaxis(leaf, shape.batch_axis, 0)
+        .reshape(shape.rows, -1)
+        .astype(at_least_float32(leaf.dtype))
+        for leaf in jax.tree.leaves(value)
+    ]
+    return jnp.concatenate(rows, axis=1)
+
+
+def unflatten(shape: TapShape, rows: Array) -> Array:
+    """Inverts `flatten`: [B T, n] back to the activation's shape."""
+    units = shape.shape[shape.batch_axis + 1 :]
+    return jnp.moveaxis(rows.reshape(shape.batch, *shape.times, *units), 0, shape.batch_axis)
+
+
+def output_rows(outputs: Any) -> Array:
+    """A pytree of outputs as a matrix with a row per example, [B, o]."""
+    rows = [
+        leaf.reshape(leaf.shape[0], -1).astype(at_least_float32(leaf.dtype))
+        for leaf in jax.tree.leaves(outputs)
+    ]
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
+
+
+def has_time_of(shape: TapShape, response: Any) -> bool:
+    """Whether every array of a response has the tap's time axes after its axis of examples."""
+    axes = shape.batch_axis
+    return axes > 0 and all(
+        leaf.shape[1 : axes + 1] == shape.times for leaf in jax.tree.leaves(response)
+    )
+
+
+def at_least_float32(dtype: DType) -> DType:
+    """The dtype in which activity is projected and correlated."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return jnp.float32
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def matrices(shapes: Mapping[str, TapShape], activations: Activations) -> dict[str, Array]:
+    """Activity as matrices [B T, n] of at least float32."""
+    return {
+        name: flatten(shape, activations[name]).astype(at_least_float32(shape.dtype))
+        for name, shape in shapes.items()
+    }

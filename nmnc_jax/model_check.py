@@ -1,0 +1,482 @@
+"""The law of the model, tried on a few examples: what a method assumes of a model, and if it holds.
+
+With exact quantities in the place of the learned ones, a method's gradient equals ``jax.grad``'s,
+and noise in one example leaves the others alone. What that takes is found by what depends on what
+in the traced model, and by noise in some examples and time steps of a small batch.
+"""
+
+import dataclasses
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from nmnc_jax.checks import check_batch
+from nmnc_jax.layout import (
+    TapShape,
+    check_batch_axes,
+    examples_of,
+    find_structure,
+    has_marks_in_scans,
+    has_time_of,
+    stages_of,
+    trace_nodes,
+)
+from nmnc_jax.taps import OUTPUTS, Model, Tap, no_tap
+from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
+
+EXAMPLES = 4
+"""Most examples of the batch that are tried."""
+CUTS = 128
+"""Most time steps before which nothing may change that are tried."""
+SIZE = 0.1
+"""Root mean square of the noise, relative to the tap's activity."""
+NOTHING = 1e-5
+"""Relative change below which nothing has changed but rounding."""
+
+Causal = bool | Mapping[str, bool] | None
+
+
+class TapReport(NamedTuple):
+    """What was found of one tap.
+
+    Attributes:
+        name: of the tap.
+        units: n, per example and time step.
+        order: place of the tap in the forward pass.
+        steps: time steps of the scans around it, T; 1 without.
+        stages: nodes that it feeds directly, with their units per row; for the readout `next`.
+        aligned: whether the response follows the tap's time; None for a tap without time or a
+            response without it.
+        effect: root mean square of the response's change over that of the response, for noise of a
+            tenth of the tap's activity; None where it was not tried.
+        coupling: change of other examples' response over that of the examples with noise at this
+            tap; None where it was not tried.
+    """
+
+    name: str
+    units: int
+    order: int
+    steps: int
+    stages: tuple[tuple[str, int], ...]
+    aligned: bool | None
+    effect: float | None
+    coupling: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelReport:
+    """What a method assumes of a model, as it was found; prints as a table.
+
+    Attributes:
+        readout: the readout that was asked for, or is the model's default.
+        coupling: change of other examples' response over that of the examples with noise; None
+            where it was not tried.
+        taps: of the model, in the order of the forward pass.
+    """
+
+    readout: str
+    coupling: float | None
+    taps: tuple[TapReport, ...]
+
+    @property
+    def coupled(self) -> bool:
+        """Whether an example's response depends on other examples."""
+        return self.coupling is not None and self.coupling > NOTHING
+
+    @property
+    def causal(self) -> dict[str, bool]:
+        """Tap name to whether the response follows its time, as methods take it."""
+        return {tap.name: bool(tap.aligned) for tap in self.taps}
+
+    def __getitem__(self, name: str) -> TapReport:
+        return next(tap for tap in self.taps if tap.name == name)
+
+    def __str__(self) -> str:
+        head = ("tap", "units", "steps", "feeds", "time", "effect", "coupling", "feedback")
+        time = {None: "-", True: "lag by lag", False: "one block"}
+        rows = [
+            (
+                tap.name,
+                str(tap.units),
+                str(tap.steps),
+                ", ".join(node.rstrip(":") for node, _ in tap.stages) or "-",
+                time[tap.aligned],
+                _number(tap.effect),
+                _number(tap.coupling),
+                _bytes(4 * tap.units * max(sum(units for _, units in tap.stages), 1))
+                if self.readout == "next"
+                else "-",
+            )
+            for tap in self.taps
+        ]
+        widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *rows)
+        ]
+        coupling = "not tried" if self.coupling is None else f"{self.coupling:.2g}"
+        return "\n".join([f"readout {self.readout}, coupling of examples {coupling}", *lines])
+
+
+def check_model(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    *,
+    readout: str | None = "output",
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> ModelReport:
+    """Tries what a method assumes of a model on a few examples of a batch.
+
+    Estimators do it at ``init``. What must hold: each tap's returned value is used; examples are
+    along the first axis after the time axes; with readout "next" the stage after a tap begins and
+    ends in the same scan and time step. What is found and reported: whether examples are coupled,
+    and whether the response follows a tap's time.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]`` or ``[B, T]``.
+        params: the model's parameters.
+        batch: (inputs, targets); values, not those of a traced function.
+        readout: "output", "loss", "next", or None for the model's default.
+        has_aux: whether `apply_fn` returns ``(outputs, aux)``.
+        kwargs: passed to `apply_fn`.
+
+    Returns:
+        A `ModelReport`; ``print`` shows it as a table.
+
+    Raises:
+        ValueError: naming the tap, what does not hold, and the remedy.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nmnc_jax import check_model
+        >>> model = lambda params, inputs, tap: tap("hidden", jnp.tanh(inputs @ params)) @ params.T
+        >>> squared_error = lambda outputs, targets: ((outputs - targets) ** 2).sum(-1)
+        >>> report = check_model(
+        ...     model, squared_error, jnp.eye(3), (jnp.ones((4, 3)), jnp.zeros((4, 3))))
+        >>> report.coupled, report["hidden"].units
+        (False, 3)
+    """
+    return examine(
+        Model(apply_fn, has_aux, kwargs), loss_fn, params, batch, readout=readout, trial=True
+    )
+
+
+def examine(
+    model: Model,
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    *,
+    readout: str | None,
+    trial: bool,
+    causal: Causal = None,
+    learns: bool = False,
+) -> ModelReport:
+    """Finds what `check_model` reports.
+
+    Args:
+        model: the model.
+        loss_fn: the loss of each example.
+        params: its parameters.
+        batch: (inputs, targets).
+        readout: name of the readout; None: the model's default.
+        trial: whether to run the model; impossible on traced values.
+        causal: whether responses follow the taps' time, where it is known.
+        learns: whether readout "loss" learns a feedback from the outputs besides.
+
+    Raises:
+        ValueError: as `check_model` does; and where `causal` is needed, because values are traced
+            or `trial` is False, or contradicts what is found.
+    """
+    inputs, targets = check_batch(batch)
+    nodes = trace_nodes(model, params, inputs)
+    check_batch_axes(model, params, inputs, nodes)
+    structure = find_structure(model, params, inputs, nodes)
+    if readout is None:
+        readout = "next" if has_marks_in_scans(nodes) else "output"
+    if readout not in ("output", "loss", "next"):
+        raise ValueError(f"readout is {readout!r}; it takes 'output', 'loss', 'next' or None")
+    chained = readout == "next"
+    stages = {name: stages_of(nodes, structure, name) if chained else () for name in nodes.taps}
+    responses: dict[str, Any] = {"outputs": nodes.outputs}
+    if readout == "loss":
+        losses = jax.eval_shape(loss_fn, nodes.outputs, targets)
+        responses = {"losses": losses} | ({"outputs": nodes.outputs} if learns else {})
+    timed = [
+        name for name, shape in nodes.taps.items() if not chained and has_time_of(shape, responses)
+    ]
+    tried = None
+    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, batch)))
+    if trial and concrete:
+        tried = _Trial(model, loss_fn, params, (inputs, targets), readout, learns)
+    coupling = tried.coupling() if tried else None
+    coupled = coupling is not None and coupling > NOTHING
+    aligned = {name: _aligned(name, tried, causal, coupled) for name in timed}
+    report = ModelReport(
+        readout,
+        coupling,
+        tuple(
+            TapReport(
+                name,
+                shape.units,
+                shape.order,
+                shape.steps,
+                stages[name],
+                aligned.get(name),
+                tried.effect(name) if tried else None,
+                (tried.coupling([name]) if coupled else coupling) if tried else None,
+            )
+            for name, shape in sorted(nodes.taps.items(), key=lambda item: item[1].order)
+        ),
+    )
+    if coupled and readout != "loss":
+        worst = max(report.taps, key=lambda tap: tap.coupling or 0)
+        warnings.warn(
+            f"noise at tap {worst.name!r} in some examples changes the response of others by "
+            f"{worst.coupling:.2g} of its own change, as with batch statistics: readout "
+            f"{readout!r} is biased by it; take use_running_average=True, a normalisation of each "
+            'example, or readout="loss"',
+            stacklevel=4,
+        )
+    return report
+
+
+def _aligned(name: str, tried: "_Trial | None", causal: Causal, coupled: bool) -> bool:
+    """Whether the response follows a tap's time, known or tried."""
+    known = causal.get(name) if isinstance(causal, Mapping) else causal
+    if known is False:
+        return False
+    if tried is None:
+        if known is None:
+            raise ValueError(
+                f"causal is None for tap {name!r}, whose time axes the response has too; it was "
+                "not possible to try whether the response follows the tap's time: call init "
+                "outside of jit, or give causal=True or causal=False"
+            )
+        return known
+    found = not coupled and tried.follows_time(name)
+    if known and not found:
+        raise ValueError(
+            f"causal is True for tap {name!r}, but noise at a time step changes the response at "
+            "earlier ones; it takes False"
+        )
+    return found
+
+
+class _Trial:
+    """Passes of the model with noise in some examples and time steps, on a small batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        loss_fn: LossFn,
+        params: Params,
+        batch: Batch,
+        readout: str,
+        learns: bool,
+    ):
+        inputs, targets = batch
+        all_examples = examples_of(jax.eval_shape(lambda p, x: model(p, x, no_tap), params, inputs))
+
+        def few(tree: Any) -> Any:
+            # Values are tried even where init is called inside a function that is being traced.
+            with jax.ensure_compile_time_eval():
+                return jax.tree.map(
+                    lambda x: x[:EXAMPLES] if jnp.shape(x)[:1] == (all_examples,) else x, tree
+                )
+
+        try:
+            nodes = trace_nodes(model, params, few(inputs))
+            inputs, targets = few(inputs), few(targets)
+        except Exception:  # A model that takes no other number of examples.
+            nodes = trace_nodes(model, params, inputs)
+        self._shapes = nodes.taps
+        self._batch = examples_of(nodes.outputs)
+
+        structure = find_structure(model, params, inputs, nodes)
+        fed = {node for name in nodes.taps for node in structure.feeds[name]}
+        self._batch_axis = {
+            node: len(nodes.scopes[node]) if readout == "next" else 0 for node in nodes.scopes
+        }
+
+        def respond(
+            params: Params,
+            inputs: Any,
+            targets: Any,
+            masks: dict[str, Array],
+            drawn: dict[str, Array],
+            scales: dict[str, Array],
+            replay: dict[str, Any],
+        ) -> tuple[Any, Any]:
+            noise = {}
+            for name, shape in self._shapes.items():
+                mask = masks[name]
+                wide = mask.reshape(*mask.shape, *(1,) * (len(shape.shape) - mask.ndim))
+                noise[name] = (scales[name] * wide * drawn[name]).astype(shape.dtype)
+            tap = Tap(noise, replay=replay)
+            outputs = model(params, inputs, tap)
+            if readout == "next":
+                response: Any = {n: v for n, v in tap.arrived.items() if n in fed}
+            elif readout == "loss":
+                response = {"losses": loss_fn(outputs, targets)}
+                response |= {"outputs": outputs} if learns else {}
+            else:
+                response = {"outputs": outputs}
+            response = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), response)
+            kept = tap.arrived if readout == "next" else {}
+            return response, (kept, {name: SIZE * _rms(tap.arrived[name]) for name in masks})
+
+        jitted = jax.jit(respond)
+        with jax.ensure_compile_time_eval():
+            params = _generic(params)
+        random = np.random.default_rng(0)
+        drawn = {
+            name: random.standard_normal(shape.shape, np.float32)
+            for name, shape in self._shapes.items()
+        }
+        scales = dict.fromkeys(self._shapes, np.float32(1))
+        replay: dict[str, Any] = {}
+
+        def responded(masks: dict[str, np.ndarray]) -> Any:
+            with jax.ensure_compile_time_eval():
+                return jitted(params, inputs, targets, masks, drawn, scales, replay)
+
+        self._clean, (arrived, scales) = responded(self._masks([]))
+        replay = {node: value for node, value in arrived.items() if node != OUTPUTS}
+        self._clean = jax.device_get(self._clean)
+        self._respond = lambda masks: jax.device_get(responded(masks)[0])
+
+    def _masks(self, names: list[str], mask: Any = None) -> dict[str, np.ndarray]:
+        """1 where a tap has noise: [..., B], or where `mask` [T, B] or [B] has it."""
+        masks = {}
+        for name, shape in self._shapes.items():
+            places = np.zeros((shape.steps, shape.batch), np.float32)
+            if name in names:
+                places[:] = 1 if mask is None else mask
+            masks[name] = places.reshape(*shape.times, shape.batch)
+        return masks
+
+    def _changes(self, masks: dict[str, np.ndarray]) -> Any:
+        return jax.tree.map(lambda a, b: np.abs(a - b), self._respond(masks), self._clean)
+
+    def _by_example(self, changes: dict[str, Any]) -> np.ndarray:
+        """Sum of the changes of each example's response, [B]."""
+        total = np.zeros(self._batch)
+        for node, leaves in changes.items():
+            for leaf in jax.tree.leaves(leaves):
+                moved = np.moveaxis(leaf, self._batch_axis.get(node, 0), 0)
+                total += moved.reshape(self._batch, -1).sum(axis=1)
+        return total
+
+    def coupling(self, names: list[str] | None = None) -> float | None:
+        """Change of other examples over that of examples with noise, by every pair of them."""
+        if self._batch < 2:
+            return None
+        largest = 0.0
+        for bit in range(math.ceil(math.log2(self._batch))):
+            for value in (0, 1):
+                noisy = (np.arange(self._batch) >> bit) & 1 == value
+                masks = self._masks(names or list(self._shapes), noisy[None].astype(np.float32))
+                change = self._by_example(self._changes(masks))
+                own, others = change[noisy].mean(), change[~noisy].mean()
+                if others > 0:
+                    largest = max(largest, float(others / own) if own > 0 else math.inf)
+        return largest
+
+    def effect(self, name: str) -> float:
+        """Root mean square of the response's change, relative to the response."""
+        changes = jax.tree.leaves(self._changes(self._masks([name])))
+        sizes = jax.tree.leaves(self._clean)
+        return float(_root_square(changes) / max(_root_square(sizes), 1e-30))
+
+    def follows_time(self, name: str) -> bool:
+        """Whether noise from a time step on leaves the response before that step alone."""
+        shape = self._shapes[name]
+        cuts = np.arange(1, shape.steps)
+        if len(cuts) > CUTS:
+            some = np.random.default_rng(0).choice(cuts, CUTS // 2, replace=False)
+            cuts = np.unique(np.concatenate([cuts[: CUTS // 4], cuts[-CUTS // 4 :], some]))
+        for start in range(0, len(cuts), self._batch):
+            each = np.resize(cuts[start : start + self._batch], self._batch)
+            later = np.arange(shape.steps)[:, None] >= each[None]
+            changes = self._changes(self._masks([name], later.astype(np.float32)))
+            for leaf in jax.tree.leaves(changes):
+                by_time = leaf.reshape(self._batch, shape.steps, -1).sum(axis=2)
+                if by_time[~later.T].sum() > NOTHING * by_time.sum():
+                    return False
+        return True
+
+
+def _generic(params: Params) -> Params:
+    """Parameters in which no array is all zeros, so that no dependence hides behind it."""
+    random = np.random.default_rng(1)
+
+    def filled(leaf: Any) -> Any:
+        # On the host: a compiled program for each shape would take longer than all the rest.
+        if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating) or np.any(leaf):
+            return leaf
+        fan_in = max(math.prod(jnp.shape(leaf)[:-1]), 1)
+        return (random.standard_normal(jnp.shape(leaf)) * fan_in**-0.5).astype(leaf.dtype)
+
+    return jax.tree.map(filled, params)
+
+
+def _rms(value: Array) -> Array:
+    rms = jnp.sqrt(jnp.mean(value.astype(jnp.float32) ** 2))
+    return jnp.where(rms > 0, rms, 1)
+
+
+def _root_square(leaves: list[np.ndarray]) -> float:
+    return math.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in leaves))
+
+
+def check_memory(
+    bases: Mapping[str, int], feedback: Mapping[str, int], shapes: Mapping[str, TapShape]
+) -> None:
+    """Refuses what would not fit into the memory of the device.
+
+    Args:
+        bases: tap name to bytes of its basis.
+        feedback: tap name to bytes of its feedback.
+        shapes: the taps.
+
+    Raises:
+        ValueError: with the bytes and the largest tap.
+    """
+    need, there = sum(bases.values()) + sum(feedback.values()), _memory()
+    if need > there:
+        name = max(shapes, key=lambda name: bases[name] + feedback[name])
+        raise ValueError(
+            f"bases take {_bytes(sum(bases.values()))} and feedback "
+            f"{_bytes(sum(feedback.values()))}, most of it at tap {name!r} with "
+            f"{shapes[name].units} units; the device has {_bytes(there)}: take a lower rank, "
+            "fewer taps, a horizon, or another readout"
+        )
+
+
+def _memory() -> int:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,281 @@
+"""The general method: subspace, readout, probe and feedback composed into one estimator."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.checks import check_batch, check_count, check_precision, named_leaves
+from nmnc_jax.correlate import correlations
+from nmnc_jax.credit import (
+    gradients_and_credit,
+    info_from,
+    local_pass,
+    losses_and_error,
+    losses_of,
+)
+from nmnc_jax.feedback import Feedback
+from nmnc_jax.layout import Layout, Nodes, matrices, trace_nodes
+from nmnc_jax.model_check import Causal, examine
+from nmnc_jax.probes import DEFAULT, Probe, coordinate_size, relative_variance, some_examples
+from nmnc_jax.readouts import READOUTS, Found, Reading
+from nmnc_jax.schedule import all_finite, check_due, due_at, either, kept_if, when
+from nmnc_jax.state import (
+    NoiseCorrelationState,
+    check_state,
+    first_state,
+    lay_out,
+    move_subspaces,
+)
+from nmnc_jax.subspace import Subspace
+from nmnc_jax.taps import Model, Tap
+from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
+
+
+def noise_correlation(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    subspace: Subspace,
+    readout: str | None,
+    probe: Probe = DEFAULT,
+    feedback: Feedback | None,
+    horizon: int | None = None,
+    has_aux: bool = False,
+    check: bool = True,
+    causal: Causal = None,
+) -> Estimator:
+    """The general method: perturb each tap in a subspace, correlate with what changes downstream.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...] or a pytree of
+            them.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``, one loss per example, or [B, T] for each time
+            step of outputs [B, T, o]; what is minimised is their mean.
+        subspace: directions of the perturbations (`isotropic`, `pca`, `random_subspace`,
+            `fixed_subspace`).
+        readout: "output": correlate with the outputs, averaged over examples (and, by the feedback,
+            over steps) into a feedback matrix that carries the output error back. "loss": correlate
+            with each example's own loss. "next": correlate with what the tap feeds directly (the
+            linear stages that the model marks by ``tap.linear``, other taps, or the outputs) into a
+            feedback matrix from there to the tap, and chain the credits; no output Jacobian is
+            needed. None: "next" for a model that marks stages inside a scan, otherwise "output".
+            Inside a scan a perturbation has its own value at each time step, and subspaces and
+            feedback are fitted over examples and time steps together; "loss" takes the change of
+            the losses from the time step on, where they are [B, T] and follow the tap's time.
+        probe: number, kind and size of the perturbations; what is None is 8 Gaussian ones, one tap
+            at a time, by central differences.
+        feedback: `learned_feedback` or `random_feedback` for "output" and "next". For "loss" None,
+            or a feedback as control variate: the change of loss that it predicts is subtracted from
+            the measured one and its credit is added, so that probes measure only what it does not
+            know. That is unbiased, as the prediction is that of earlier steps' feedback; and the
+            feedback learns from the same passes.
+        horizon: for taps inside a scan, the number of lags, from that of a perturbation to the time
+            step of an output, for which "output" learns a feedback matrix each; None: all T.
+        has_aux: whether `apply_fn` returns ``(outputs, aux)``; ``info.aux`` is that of the clean
+            pass.
+        check: whether init tries on a few examples what is assumed of the model (`check_model`).
+        causal: whether outputs (or losses) with the time axes of a tap follow its time, so that
+            noise changes nothing earlier; one for all taps or by tap name. None: tried at init,
+            which must then be called on values, not inside ``jax.jit``.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState`.
+
+    Raises:
+        ValueError: if readout, feedback or horizon do not fit; (from init) what `check_model`
+            refuses, or if bases and feedback do not fit into memory; (from init and estimate) if
+            the loss is reduced, a rank exceeds a tap's units, an input is not finite, finite
+            differences meet a bfloat16 model, or the state belongs to another method or model.
+
+    Source:
+        Kang, Richards and Sabatini 2026 (arXiv 2601.02636): output readout on the neural manifold.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax import Probe, learned_feedback, noise_correlation, random_subspace
+        >>> def model(params, inputs, tap):
+        ...     return tap("hidden", jnp.tanh(inputs @ params["in"])) @ params["out"]
+        >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+        >>> batch = jnp.ones((5, 3)), jnp.zeros((5, 2))
+        >>> estimator = noise_correlation(
+        ...     model, lambda outputs, targets: ((outputs - targets) ** 2).sum(-1),
+        ...     subspace=random_subspace(2), readout="output", probe=Probe(num=1),
+        ...     feedback=learned_feedback(0.9))
+        >>> state = estimator.init(params, batch)
+        >>> gradients, state, info = estimator.estimate(jax.random.key(0), params, batch, state)
+        >>> gradients["in"].shape, info.outputs.shape
+        ((3, 4), (5, 2))
+    """
+    probe = probe.over(DEFAULT)
+    allowed = ("output", "next") if readout is None else (readout,)
+    if not set(allowed) <= set(READOUTS):
+        takes = ", ".join(map(repr, READOUTS))
+        raise ValueError(f"readout is {readout!r}; it takes {takes} or None")
+    first = READOUTS[allowed[0]]
+    if feedback is None and first.needs_feedback:
+        raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
+    if first.every_step and probe.rows is not None:
+        raise ValueError(f"probe.rows is {probe.rows}; readout {readout!r} takes None")
+    if horizon is not None:
+        check_count("horizon", horizon)
+        if first.isolated:
+            raise ValueError(f"horizon is {horizon}; readout {readout!r} takes None")
+    learned = None if feedback is None else feedback.update is not None
+    own = Layout(subspace.name, "", horizon, has_aux, learned)
+    move_every = None if subspace.update is None else subspace.update_every
+    probe_every = feedback.update_every if feedback is not None and learned else None
+
+    def scheduled(step: Any, due: Due | None = None) -> tuple[Any, Any]:
+        """Whether bases move, and whether the feedback is measured."""
+        if due is not None:
+            due = check_due(due)
+            return due.move and move_every is not None, due.probe and probe_every is not None
+        return due_at(step, move_every, first=False), due_at(step, probe_every, first=True)
+
+    def schedule(step: int) -> Due:
+        move, measure = scheduled(int(step))
+        return Due(probe=bool(measure) or first.every_step, move=bool(move))
+
+    def init(
+        params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
+    ) -> NoiseCorrelationState:
+        model = Model(apply_fn, has_aux, kwargs)
+        inputs, _ = check_batch(batch)
+        nodes = trace_nodes(model, params, inputs)
+        check_passes(nodes)
+        report = examine(
+            model,
+            loss_fn,
+            params,
+            batch,
+            readout=readout,
+            trial=check,
+            causal=causal,
+            learns=bool(learned),
+        )
+        layout = lay_out(nodes, report, subspace, feedback, own)
+        tap = Tap()
+        model(params, inputs, tap)
+        return first_state(layout, nodes, tap.activations, subspace, feedback, key)
+
+    def estimate(
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: NoiseCorrelationState,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> tuple[Params, NoiseCorrelationState, Info]:
+        model = Model(apply_fn, has_aux, kwargs)
+        inputs, targets = check_batch(batch)
+        nodes = trace_nodes(model, params, inputs)
+        check_passes(nodes)
+        check_state(state, nodes, subspace, own, allowed)
+        chosen = READOUTS[state.layout.readout]
+        clean = local_pass(model, params, inputs)
+        losses, error = losses_and_error(loss_fn, clean.outputs, targets)
+        rows = matrices(nodes.taps, clean.activations)
+
+        def read(state: NoiseCorrelationState, nodes: Nodes, targets: Any) -> Reading:
+            return Reading(
+                layout=state.layout,
+                nodes=nodes,
+                bases={name: each.basis for name, each in state.subspace.items()},
+                feedback=state.feedback,
+                learns=bool(learned),
+                losses=lambda outputs: losses_of(loss_fn, outputs, targets),
+                error=error,
+            )
+
+        def move(state: NoiseCorrelationState) -> NoiseCorrelationState:
+            return move_subspaces(subspace, state, rows)
+
+        def measure(key: Array, state: NoiseCorrelationState) -> dict[str, Found]:
+            pass_key, examples = key, (inputs, targets, clean.arrived)
+            if probe.rows is not None:
+                rows_key, pass_key = jax.random.split(key)
+                examples = some_examples(rows_key, probe.rows, nodes, examples)
+            some_inputs, some_targets, arrived = examples
+            some = nodes if probe.rows is None else trace_nodes(model, params, some_inputs)
+            reading = read(state, some, some_targets)
+            return correlations(
+                lambda tap: chosen.response(reading, tap, model(params, some_inputs, tap)),
+                lambda name, z, dy: chosen.correlate(reading, name, z, dy),
+                key=pass_key,
+                probe=probe,
+                clean=arrived,
+                shapes=some.taps,
+                bases=reading.bases,
+                scales={name: coordinate_size(rows[name], reading.bases[name]) for name in rows},
+                pooled=chosen.pooled,
+                isolated=chosen.isolated,
+            )
+
+        def learn(state: NoiseCorrelationState, found: dict[str, Found]) -> NoiseCorrelationState:
+            assert feedback is not None
+            assert feedback.update is not None
+            new = {}
+            for tap in state.layout.taps:
+                shape = nodes.taps[tap.name]
+                variance = relative_variance(
+                    probe,
+                    examples=probe.rows or shape.batch,
+                    steps=shape.steps,
+                    dimension=tap.dimension,
+                    taps=len(nodes.taps),
+                    isolated=chosen.isolated,
+                )
+                old = state.feedback[tap.name]
+                new[tap.name] = feedback.update(old, found[tap.name].estimate, variance)
+            return state._replace(feedback=new)
+
+        def keep(new: NoiseCorrelationState, old: NoiseCorrelationState, also: Any = ()) -> Any:
+            finite = usable & all_finite((new, also))
+            return kept_if(finite, new, old), finite
+
+        # A key goes through a loop as part of what it carries, so that no turn uses it again.
+        def probed(memory: tuple[NoiseCorrelationState, Array]) -> Any:
+            old, key = memory
+            use, key = jax.random.split(key)
+            return learn(old, measure(use, old)), key
+
+        def change(memory: tuple[NoiseCorrelationState, Array, Array]) -> Any:
+            old, _, key = memory
+            moved = when(move_due, move, old)
+            new, key = when(probe_due, probed, (moved, key))
+            return *keep(new, old), key
+
+        usable = all_finite((losses, error))
+        move_due, probe_due = scheduled(state.step, due)
+        found = None
+        if chosen.every_step:
+            # The feedback predicts as it was before this step's probes: else it would be biased.
+            moved = when(move_due, move, state)
+            found = measure(key, moved)
+            reading = read(moved, nodes, targets)
+            new = learn(moved, found) if learned else moved
+            state, finite = keep(new, state, found)
+        else:
+            memory = state, usable, key
+            state, finite, _ = when(either(move_due, probe_due), change, memory)
+            reading = read(state, nodes, targets)
+        gradients, credit = gradients_and_credit(
+            model,
+            params,
+            inputs,
+            clean=clean,
+            reading=reading,
+            credit=chosen.credit(reading, found),
+        )
+        info = info_from(losses, clean.outputs, credit, gradients, aux=clean.aux, finite=finite)
+        return gradients, state._replace(step=state.step + info.finite.astype(jnp.int32)), info
+
+    def check_passes(nodes: Nodes) -> None:
+        if learned or first.every_step:
+            arrays = {f"tap {name!r}": shape for name, shape in nodes.taps.items()}
+            outputs = {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
+            check_precision(str(probe.difference), arrays | outputs)
+
+    return Estimator(init, estimate, schedule)

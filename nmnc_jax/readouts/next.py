@@ -1,0 +1,77 @@
+"""Readout `next`: correlate with the stage that a tap feeds, and chain the credits.
+
+No Jacobian of the outputs is needed. What a tap feeds directly, marks of linear stages, other taps
+or the outputs, is one stage after another in the rows of its feedback.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.layout import TapLayout, TapShape, at_least_float32, flatten_stage
+from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.subspace import project
+from nmnc_jax.taps import Stage, Tap
+from nmnc_jax.types import Array
+
+
+def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
+    """Units of all that the tap feeds."""
+    del shape, outputs
+    return sum(units for _, units in tap.stages)
+
+
+def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Array]:
+    """What arrives at the nodes that each tap feeds, [B T, m]."""
+    del outputs
+    return {
+        name: jnp.concatenate(
+            [flatten_stage(shape, tap.arrived[node]) for node, _ in reading.layout[name].stages],
+            axis=1,
+        )
+        for name, shape in reading.nodes.taps.items()
+    }
+
+
+def correlate(reading: Reading, name: str, z: Array, dy: Array) -> Found:
+    """The mean Jacobian of the stages, [m, d]."""
+    del reading, name
+    return Found(dy.T @ z / len(z), None)
+
+
+def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
+    """Stages of feedback in the place of the network's own."""
+    del found
+    stages: dict[str, dict[str, Stage]] = {}
+    for tap in reading.layout.taps:
+        start = 0
+        for node, units in tap.stages:
+            stand_in = _stand_in(reading, tap.name, node, slice(start, start + units))
+            stages.setdefault(node, {})[tap.name] = stand_in
+            start += units
+    return Credit({}, stages)
+
+
+def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:
+    shape, basis = reading.nodes.taps[name], reading.bases[name]
+    coordinates = reading.feedback[name].coordinates[rows]
+    leaves, tree = jax.tree.flatten(reading.nodes.arrived[node])
+    # Of one time step, where the tap is in a scan.
+    shapes = [leaf.shape[shape.batch_axis :] for leaf in leaves]
+
+    def stage(activation: Array) -> Any:
+        flat = activation.reshape(-1, shape.units).astype(at_least_float32(shape.dtype))
+        output = project(basis, flat) @ coordinates.T
+        parts, start = [], 0
+        for leaf in shapes:
+            end = start + math.prod(leaf[1:])
+            parts.append(output[:, start:end].reshape(leaf))
+            start = end
+        return jax.tree.unflatten(tree, parts)
+
+    return stage
+
+
+readout = Readout("next", size, response, correlate, credit, isolated=True)
