@@ -33,8 +33,8 @@ from benchmarks.common import (
 )
 from benchmarks.throughput import Stepper, loss_fn
 from nmnc_jax import Estimator, Probe, Subspace, isotropic, no_tap, pca, random_subspace
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import AlexNet, resnet18
-from nmnc_jax.shapes import tap_shapes
 
 SIDE = 224
 CLASSES = 1000

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import Row, bootstrap, parse, print_table, progress, save, write_table
 from nmnc_jax import Probe, run
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.probes import linear_response
-from nmnc_jax.shapes import tap_shapes
 
 WIDTH = 128
 LAYERS = 5

@@ -62,10 +62,10 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 def plain(apply_fn: ApplyFn) -> Estimator:
     """Backpropagation by `jax.grad` alone."""
 
-    def estimate(key: Array, params: Any, batch: Any, state: Any) -> tuple[Any, Any, Any]:
+    def estimate(key: Array, params: Any, batch: Any, state: Any, **kwargs: Any) -> Any:
         return exact_gradient(apply_fn, squared_error, params, batch), state, None
 
-    return Estimator(lambda params, batch: (), estimate)
+    return Estimator(lambda params, batch, **kwargs: (), estimate)
 
 
 def rematerialised(apply_fn: ApplyFn) -> Estimator:

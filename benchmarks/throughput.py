@@ -29,8 +29,8 @@ from benchmarks.common import (
 )
 from nmnc_jax import Estimator, Probe, no_tap, pca, run
 from nmnc_jax.correlate import correlations
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import ConvNet
-from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import ApplyFn
 

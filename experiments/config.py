@@ -92,8 +92,7 @@ class Config:
     probes: int = 1
     """Probes per example and tap at each feedback update (passes, for weight_perturbation)."""
     probe_rows: int | None = None
-    """Examples (of a recurrent network: examples at one time step) that are perturbed at each
-    feedback update; without, all."""
+    """Examples that run through the probe pass at each feedback update; without, all."""
     kind: Literal["gaussian", "rademacher", "orthogonal"] = "gaussian"
     """Distribution of the probes' coordinates."""
     difference: Literal["central", "forward", "jvp"] = "jvp"
@@ -124,8 +123,6 @@ class Config:
 
     devices: int = 0
     """Devices to run on; 0 takes all there are."""
-    probe_devices: int = 1
-    """Devices among which the probes of an example are divided; the rest divide the examples."""
     divide_units: bool = False
     """Divide bases and feedback over the devices by units, where they are too large for one."""
 
@@ -137,7 +134,7 @@ class Config:
         """
         counts = ("steps", "batch", "rank", "probes", "patch", "time_steps", "update_every",
                   "basis_batch", "basis_update_every", "log_every", "alignment_batch",
-                  "checkpoint_every", "probe_devices")  # fmt: skip
+                  "checkpoint_every")  # fmt: skip
         for field in counts:
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
@@ -150,11 +147,6 @@ class Config:
             )
         if self.devices < 0:
             raise UserError(f"devices is {self.devices}; it takes 0 (all) or more")
-        if self.probes % self.probe_devices:
-            raise UserError(
-                f"probe_devices is {self.probe_devices}; it takes a divisor of the "
-                f"{self.probes} probes"
-            )
         large = self.model in ("alexnet", "resnet18", "resnet50")
         if large == bool(self.features):
             takes = "none" if large else "the width of each layer"

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from nmnc_jax import Estimator, Subspace, no_tap, run
-from nmnc_jax.credit import chained_gradients, losses_and_error
+from nmnc_jax.backprop import EmptyState
+from nmnc_jax.credit import info_from, local_pass, losses_and_error
 from nmnc_jax.diagnostics import exact_jacobian
-from nmnc_jax.feedback import FeedbackState, rotate
-from nmnc_jax.general import info_from
-from nmnc_jax.shapes import matrices, tap_shapes
+from nmnc_jax.feedback import rotate
+from nmnc_jax.layout import find_structure, matrices, tap_shapes, trace_nodes
+from nmnc_jax.schedule import due_at
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import FixedBasis, project
-from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
+from nmnc_jax.taps import Model
+from nmnc_jax.types import ApplyFn, Array, Batch, Due, LossFn, Params
 
 Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
 
@@ -30,16 +32,33 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
         at_start: whether init moves them too.
     """
 
-    def init(params: Params, batch: Batch) -> NoiseCorrelationState:
-        state = estimator.init(params, batch)
+    def init(
+        params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
+    ) -> NoiseCorrelationState:
+        state = estimator.init(params, batch, key=key, **kwargs)
         return move(state, params, batch) if at_start else state
 
-    def estimate(key: Array, params: Params, batch: Batch, state: Any) -> tuple[Any, Any, Any]:
-        due = (state.step > 0) & (state.step % every == 0)
-        moved = lax.cond(due, lambda old: move(old, params, batch), lambda old: old, state)
-        return estimator.estimate(key, params, batch, moved)
+    def estimate(
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: Any,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, Any]:
+        if due is None:
+            now = due_at(state.step, every, first=False)
+            moved = lax.cond(now, lambda old: move(old, params, batch), lambda old: old, state)
+        else:
+            moved = move(state, params, batch) if due.move else state
+        return estimator.estimate(key, params, batch, moved, due=due, **kwargs)
 
-    return Estimator(init, estimate)
+    def schedule(step: int) -> Due:
+        moving = bool(due_at(step, every, first=False))
+        return estimator.due(step)._replace(move=moving)
+
+    return Estimator(init, estimate, schedule)
 
 
 def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
@@ -69,8 +88,8 @@ def exact_feedback(apply_fn: ApplyFn) -> Move:
     def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
         jacobians = exact_jacobian(apply_fn, params, batch[0])
         feedback = {
-            name: FeedbackState(
-                project(state.subspace[name].basis, jacobians[name].mean(axis=0)), old.weight
+            name: old._replace(
+                mean=project(state.subspace[name].basis, jacobians[name].mean(axis=0))
             )
             for name, old in state.feedback.items()
         }
@@ -86,25 +105,36 @@ def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
     leak or the gates alone. It takes a network of `nmnc_jax.models.recurrent`.
     """
 
-    def estimate(key: Array, params: Params, batch: Batch, state: Any) -> tuple[Any, Any, Any]:
+    def estimate(
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: Any,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, Any]:
+        del key, due
         inputs, targets = batch
-        outputs = apply_fn(params, inputs, no_tap)
+        model = Model(apply_fn, kwargs=kwargs)
+        outputs = model(params, inputs, no_tap)
         losses, error = losses_and_error(loss_fn, outputs, targets)
-        shapes = tap_shapes(apply_fn, params, inputs)
+        nodes = trace_nodes(model, params, inputs)
+        structure = find_structure(model, params, inputs, nodes)
         named = {path[-1].key: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-        stage = jnp.concatenate([jnp.zeros_like(named["recurrent"]), named["output"]], axis=1)
-        gradients, credit = chained_gradients(
-            apply_fn,
-            params,
-            inputs,
-            shapes=shapes,
-            bases=dict.fromkeys(shapes),
-            coordinates=dict.fromkeys(shapes, stage.T),
-            output_error=error,
-        )
-        return gradients, state, info_from(losses, outputs, credit)
+        recurrent, readout = named["recurrent"], named["output"]
 
-    return Estimator(lambda params, batch: (), estimate)
+        def stage(activation: Array) -> Array:
+            nothing = activation @ jnp.zeros_like(recurrent)
+            return jnp.concatenate([nothing, activation @ readout], axis=1)
+
+        stages = {node: {name: stage} for name in nodes.taps for node in structure.feeds[name]}
+        chained = local_pass(model, params, inputs, stages)
+        nothing = jax.tree.map(jnp.zeros_like, chained.activations)
+        gradients, credit = chained.pullback(error, nothing)
+        return gradients, state, info_from(losses, outputs, credit, gradients)
+
+    return Estimator(lambda params, batch, *, key=None, **kwargs: EmptyState(), estimate)
 
 
 def jacobian_rows(apply_fn: ApplyFn) -> Move:

@@ -44,9 +44,10 @@ def step_costs(
         for name, trainer in everyone.items():
             state = states[name]
             start = time.perf_counter()
-            for step in range(block if turn else 1):
+            dues = [trainer.due(step) for step in range(block)]
+            for step, due in enumerate(dues if turn else set(dues)):
                 now = jax.random.fold_in(key, turn * block + step)
-                state, _ = trainer.step(state, now, batch)
+                state, _ = trainer.step(state, now, batch, due=due)
             states[name] = jax.block_until_ready(state)
             if turn:  # The first turn compiles.
                 times[name].append((time.perf_counter() - start) / block)

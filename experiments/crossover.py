@@ -31,7 +31,7 @@ from experiments.loop import through_training
 from experiments.trainer import build_model
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
 from nmnc_jax.diagnostics import cosine, exact_jacobian, jacobian_share
-from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.subspace import lift, project
 from nmnc_jax.types import Array
 

@@ -34,7 +34,8 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
             yield step, state.params
         if step < steps[-1]:
             batch = trainer.devices.place(config.batch, examples)
-            state, _ = trainer.step(state, jax.random.fold_in(key, step), batch)
+            now = jax.random.fold_in(key, step)
+            state, _ = trainer.step(state, now, batch, due=trainer.due(step))
 
 
 @contextmanager
@@ -125,7 +126,8 @@ def train(
                 losses = []
                 interval_start, interval_first = time.perf_counter(), step
             if step < config.steps:
-                state, loss = trainer.step(state, jax.random.fold_in(step_key, step), batch)
+                now = jax.random.fold_in(step_key, step)
+                state, loss = trainer.step(state, now, batch, due=trainer.due(step))
                 losses.append(loss)
     # The first interval holds the compilation.
     typical = float(np.median(step_times[1:] or step_times or [np.nan]))

@@ -1,4 +1,4 @@
-"""Devices as a mesh of two axes, and what lies where on it."""
+"""Devices as a mesh, and where everything is on it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,13 +9,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Config, UserError
 from experiments.data import Examples
-from nmnc_jax.shapes import TapShape
+from nmnc_jax.layout import TapShape
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.types import Batch
 
 
 class Devices(NamedTuple):
-    """A mesh with the axes `data`, which divides examples, and `probe`, which divides probes."""
+    """A mesh with the axis `data`, which divides examples."""
 
     mesh: Mesh
 
@@ -99,22 +99,18 @@ class Devices(NamedTuple):
             }
             for part in (state.subspace, state.feedback)
         ]
-        return type(state)(self.replicated, *by_tap)  # pyright: ignore[reportArgumentType]
+        return state._replace(step=self.replicated, subspace=by_tap[0], feedback=by_tap[1])
 
 
 def make_devices(config: Config) -> Devices:
     """Lays out the devices that a configuration asks for; without, all there are.
 
     Raises:
-        UserError: if there are fewer, or they do not divide into the axes.
+        UserError: if there are fewer.
     """
     there = jax.devices()
     count = config.devices or len(there)
     if count > len(there):
         raise UserError(f"devices is {count}; there are {len(there)}")
-    if count % config.probe_devices:
-        raise UserError(f"probe_devices is {config.probe_devices}; it takes a divisor of {count}")
-    axes = count // config.probe_devices, config.probe_devices
-    kinds = (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh(axes, ("data", "probe"), axis_types=kinds, devices=there[:count])
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=there[:count])
     return Devices(mesh)

@@ -1,9 +1,8 @@
 """Every method a configuration can name, built from its fields."""
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import nmnc_jax
 from experiments.config import Config, UserError
@@ -15,41 +14,183 @@ from experiments.controls import (
     without_rotation,
 )
 from nmnc_jax import Estimator, Probe
-from nmnc_jax.shapes import TapShape
+from nmnc_jax.layout import TapShape
 from nmnc_jax.types import ApplyFn, LossFn
 
-METHODS = (
-    "backprop",
-    "dfa",
-    "vnc",
-    "nmnc",
-    "nmnc_unrotated",
-    "random_subspace",
-    "oracle_subspace",
-    "exact_feedback",
-    "exact_feedback_manifold",
-    "node_perturbation",
-    "node_perturbation_manifold",
-    "forward_gradient",
-    "weight_perturbation",
-    "weight_mirror",
-    "weight_mirror_manifold",
-    "feedback_alignment",
-    "one_step",
-)
-LEARNED = (
-    "vnc",
-    "nmnc",
-    "nmnc_unrotated",
-    "random_subspace",
-    "oracle_subspace",
-    "weight_mirror",
-    "weight_mirror_manifold",
-)
-"""Methods whose feedback is a moving average."""
-CHAINED = ("weight_mirror", "weight_mirror_manifold", "feedback_alignment")
-"""Methods whose credit goes from stage to stage."""
 ALIASES = {"direct_feedback_alignment": "dfa"}
+
+
+class Setting(NamedTuple):
+    """What methods are built from.
+
+    Attributes:
+        config: names the method and its settings.
+        apply_fn: the model.
+        loss_fn: the loss of each example.
+        shapes: the model's taps.
+        outputs: number of outputs per example.
+        causal: tap name to whether responses follow its time; None: tried at init.
+    """
+
+    config: Config
+    apply_fn: ApplyFn
+    loss_fn: LossFn
+    shapes: dict[str, TapShape]
+    outputs: int
+    causal: dict[str, bool] | None
+
+    @property
+    def rank(self) -> dict[str, int]:
+        """Dimension of each tap's subspace, at most its units."""
+        return {name: min(self.config.rank, shape.units) for name, shape in self.shapes.items()}
+
+    @property
+    def probe(self) -> Probe:
+        """The perturbations."""
+        config = self.config
+        return Probe(
+            num=config.probes,
+            kind=config.kind,
+            difference=config.difference,
+            sigma=config.sigma,
+            scope=config.scope,
+            rows=config.probe_rows,
+        )
+
+    @property
+    def components(self) -> nmnc_jax.Subspace:
+        """The manifold."""
+        config = self.config
+        return nmnc_jax.pca(
+            self.rank,
+            explained_variance=config.explained_variance,
+            update_every=config.basis_update_every,
+            decay=config.basis_decay,
+        )
+
+    def with_feedback(self, subspace: nmnc_jax.Subspace, readout: str | None = None) -> Estimator:
+        """Noise correlation with learned feedback."""
+        config = self.config
+        feedback = nmnc_jax.learned_feedback(
+            config.feedback_decay, update_every=config.update_every
+        )
+        return nmnc_jax.noise_correlation(
+            self.apply_fn,
+            self.loss_fn,
+            subspace=subspace,
+            readout=readout,
+            probe=self.probe,
+            feedback=feedback,
+            causal=self.causal,
+        )
+
+    def with_exact_feedback(self, subspace: nmnc_jax.Subspace) -> Estimator:
+        """The exact mean Jacobian in the place of what probes measure."""
+        replaced = nmnc_jax.noise_correlation(
+            self.apply_fn,
+            self.loss_fn,
+            subspace=subspace,
+            readout="output",
+            feedback=nmnc_jax.random_feedback(),
+            causal=self.causal,
+        )
+        return moved_by(exact_feedback(self.apply_fn), replaced, every=1, at_start=True)
+
+    def by_loss(self, method: str, **settings: Any) -> Estimator:
+        """A method of the library that correlates with the loss, with a probe in every row."""
+        return nmnc_jax.METHODS[method](self.apply_fn, self.loss_fn, causal=self.causal, **settings)
+
+    @property
+    def every_row(self) -> Probe:
+        """The perturbations of all examples."""
+        return dataclasses.replace(self.probe, rows=None)
+
+
+def _unrotated(setting: Setting) -> Estimator:
+    components = setting.components
+    return moved_by(
+        without_rotation(setting.apply_fn, components),
+        setting.with_feedback(components._replace(update=None)),
+        every=setting.config.basis_update_every,
+        at_start=False,
+    )
+
+
+def _oracle(setting: Setting) -> Estimator:
+    # A mean Jacobian of o rows spans no more directions.
+    rank = {name: min(units, setting.outputs) for name, units in setting.rank.items()}
+    return moved_by(
+        jacobian_rows(setting.apply_fn),
+        setting.with_feedback(nmnc_jax.random_subspace(rank)),
+        every=setting.config.basis_update_every,
+        at_start=True,
+    )
+
+
+def _seeded(method: str) -> Callable[[Setting], Estimator]:
+    return lambda s: nmnc_jax.METHODS[method](
+        s.apply_fn, s.loss_fn, seed=s.config.seed, check=False, causal=s.causal or False
+    )
+
+
+class Entry(NamedTuple):
+    """One method.
+
+    Attributes:
+        build: makes its estimator.
+        cost: what a step costs: "backprop", "weights" (pairs of passes), "local" (no probes),
+            "learned" (probes when the feedback is due) or "probed" (probes in every step).
+        readout: as `nmnc_jax.check_model` takes it; "" where nothing is assumed of the model.
+    """
+
+    build: Callable[[Setting], Estimator]
+    cost: str
+    readout: str | None = ""
+
+
+TABLE: dict[str, Entry] = {
+    "backprop": Entry(lambda s: nmnc_jax.backprop(s.apply_fn, s.loss_fn), "backprop"),
+    "dfa": Entry(_seeded("direct_feedback_alignment"), "local"),
+    "vnc": Entry(lambda s: s.with_feedback(nmnc_jax.isotropic()), "learned", None),
+    "nmnc": Entry(lambda s: s.with_feedback(s.components), "learned", None),
+    "nmnc_unrotated": Entry(_unrotated, "learned", None),
+    "random_subspace": Entry(
+        lambda s: s.with_feedback(nmnc_jax.random_subspace(s.rank, seed=s.config.seed)),
+        "learned",
+        None,
+    ),
+    "oracle_subspace": Entry(_oracle, "learned", None),
+    "exact_feedback": Entry(lambda s: s.with_exact_feedback(nmnc_jax.isotropic()), "local"),
+    "exact_feedback_manifold": Entry(lambda s: s.with_exact_feedback(s.components), "local"),
+    "node_perturbation": Entry(
+        lambda s: s.by_loss("node_perturbation", probe=s.every_row), "probed", "loss"
+    ),
+    "node_perturbation_manifold": Entry(
+        lambda s: s.by_loss("node_perturbation", probe=s.every_row, rank=s.rank), "probed", "loss"
+    ),
+    "forward_gradient": Entry(
+        lambda s: s.by_loss(
+            "forward_gradient", probe=dataclasses.replace(s.every_row, difference="jvp")
+        ),
+        "probed",
+        "loss",
+    ),
+    "weight_perturbation": Entry(
+        lambda s: nmnc_jax.weight_perturbation(
+            s.apply_fn, s.loss_fn, num=s.config.probes, sigma=s.config.sigma
+        ),
+        "weights",
+    ),
+    "weight_mirror": Entry(
+        lambda s: s.with_feedback(nmnc_jax.isotropic(), "next"), "learned", "next"
+    ),
+    "weight_mirror_manifold": Entry(
+        lambda s: s.with_feedback(s.components, "next"), "learned", "next"
+    ),
+    "feedback_alignment": Entry(_seeded("feedback_alignment"), "local"),
+    "one_step": Entry(lambda s: one_step(s.apply_fn, s.loss_fn), "local"),
+}
+METHODS = tuple(TABLE)
 
 
 def check_method(name: str) -> str:
@@ -59,119 +200,30 @@ def check_method(name: str) -> str:
         UserError: if there is none of that name.
     """
     name = ALIASES.get(name, name)
-    if name not in METHODS:
+    if name not in TABLE:
         raise UserError(f"unknown estimator {name!r}; there are {', '.join(METHODS)}")
     return name
 
 
-def build_estimator(
-    config: Config, apply_fn: ApplyFn, loss_fn: LossFn, shapes: dict[str, TapShape]
-) -> Estimator:
-    """Builds the estimator that a configuration describes.
+def readout_of(config: Config) -> str | None:
+    """The readout with which a method's model is to be checked; "" where it needs no check."""
+    return TABLE[check_method(config.estimator)].readout
 
-    Args:
-        config: names the method and its settings.
-        apply_fn: the model.
-        loss_fn: the loss of each example.
-        shapes: the model's taps; a rank is at most a tap's units.
-    """
-    rank = {name: min(config.rank, shape.units) for name, shape in shapes.items()}
-    # A mean Jacobian of o rows spans no more directions.
-    last = max(shapes.values(), key=lambda shape: shape.order)
-    oracle_rank = {name: min(units, math.prod(last.stage[1:])) for name, units in rank.items()}
-    divided: dict[str, Any] = {}
-    if config.probe_devices > 1:
-        divided = {"chunk": config.probe_devices, "mesh_axis": "probe"}
-    probe = Probe(
-        num=config.probes,
-        kind=config.kind,
-        difference=config.difference,
-        sigma=config.sigma,
-        scope=config.scope,
-        rows=config.probe_rows,
-        **divided,
-    )
-    feedback = nmnc_jax.learned_feedback(config.feedback_decay, update_every=config.update_every)
-    exact_probe = dataclasses.replace(probe, difference="jvp", rows=None)
-    every_row = dataclasses.replace(probe, rows=None)
 
-    components = nmnc_jax.pca(
-        rank,
-        explained_variance=config.explained_variance,
-        update_every=config.basis_update_every,
-        decay=config.basis_decay,
-    )
-
-    def with_feedback(
-        subspace: nmnc_jax.Subspace, readout: Literal["next"] | None = None
-    ) -> Estimator:
-        return nmnc_jax.noise_correlation(
-            apply_fn, loss_fn, subspace=subspace, readout=readout, probe=probe, feedback=feedback
-        )
-
-    def with_exact_feedback(subspace: nmnc_jax.Subspace) -> Estimator:
-        replaced = nmnc_jax.noise_correlation(
-            apply_fn,
-            loss_fn,
-            subspace=subspace,
-            readout="output",
-            probe=probe,
-            feedback=nmnc_jax.random_feedback(),
-        )
-        return moved_by(exact_feedback(apply_fn), replaced, every=1, at_start=True)
-
-    makers: dict[str, Callable[[], Estimator]] = {
-        "backprop": lambda: nmnc_jax.backprop(apply_fn, loss_fn),
-        "dfa": lambda: nmnc_jax.direct_feedback_alignment(apply_fn, loss_fn, seed=config.seed),
-        "vnc": lambda: with_feedback(nmnc_jax.isotropic()),
-        "nmnc": lambda: with_feedback(components),
-        "nmnc_unrotated": lambda: moved_by(
-            without_rotation(apply_fn, components),
-            with_feedback(components._replace(update=None)),
-            every=config.basis_update_every,
-            at_start=False,
-        ),
-        "oracle_subspace": lambda: moved_by(
-            jacobian_rows(apply_fn),
-            with_feedback(nmnc_jax.random_subspace(oracle_rank)),
-            every=config.basis_update_every,
-            at_start=True,
-        ),
-        "random_subspace": lambda: with_feedback(nmnc_jax.random_subspace(rank, seed=config.seed)),
-        "exact_feedback": lambda: with_exact_feedback(nmnc_jax.isotropic()),
-        "exact_feedback_manifold": lambda: with_exact_feedback(components),
-        "node_perturbation": lambda: nmnc_jax.node_perturbation(apply_fn, loss_fn, probe=every_row),
-        "node_perturbation_manifold": lambda: nmnc_jax.node_perturbation(
-            apply_fn, loss_fn, probe=every_row, rank=rank
-        ),
-        "forward_gradient": lambda: nmnc_jax.forward_gradient(apply_fn, loss_fn, probe=exact_probe),
-        "weight_perturbation": lambda: nmnc_jax.weight_perturbation(
-            apply_fn, loss_fn, num=config.probes, sigma=config.sigma
-        ),
-        "weight_mirror": lambda: with_feedback(nmnc_jax.isotropic(), "next"),
-        "weight_mirror_manifold": lambda: with_feedback(components, "next"),
-        "feedback_alignment": lambda: nmnc_jax.feedback_alignment(
-            apply_fn, loss_fn, seed=config.seed
-        ),
-        "one_step": lambda: one_step(apply_fn, loss_fn),
-    }
-    return makers[check_method(config.estimator)]()
+def build_estimator(setting: Setting) -> Estimator:
+    """Builds the estimator that a configuration describes."""
+    return TABLE[check_method(setting.config.estimator)].build(setting)
 
 
 def forward_passes(config: Config, taps: int) -> float:
     """Passes of one step: backward ones to activity or weights, and each probe's, count as one.
 
-    What a control is told of the exact Jacobian costs it nothing here.
+    What a control is given of the exact Jacobian costs it nothing here.
     """
-    method = check_method(config.estimator)
+    cost = TABLE[check_method(config.estimator)].cost
+    if cost in ("backprop", "local", "weights"):
+        return {"backprop": 3, "local": 2, "weights": 2 * config.probes}[cost]
     passes_of = {"jvp": 1, "forward": 1, "central": 2}[config.difference]
     together = 1 if config.scope == "all_taps" else taps
-    if method == "backprop":
-        return 3
-    if method == "weight_perturbation":
-        return 2 * config.probes
-    if method in ("dfa", "feedback_alignment", "exact_feedback", "exact_feedback_manifold",
-                  "one_step"):  # fmt: skip
-        return 2
-    every = config.update_every if method in LEARNED else 1
+    every = config.update_every if cost == "learned" else 1
     return 2 + passes_of * together * config.probes / every

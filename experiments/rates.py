@@ -11,10 +11,10 @@ from experiments.claims.dimensionality import measure
 from experiments.config import Config
 from experiments.figures import COLOURS
 from experiments.loop import through_training
-from experiments.methods import build_estimator
+from experiments.methods import Setting, build_estimator
 from experiments.trainer import build_model
 from nmnc_jax import pca, run
-from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.subspace import lift, project, used
 
 TRIALS = 64
@@ -63,7 +63,7 @@ def noise_of_feedback(config: Config, data: Any) -> list[dict[str, Any]]:
     batch = data.normalise(inputs), targets
     params = model.init(jax.random.key(config.seed), batch[0])
     shapes = tap_shapes(apply_fn, params, batch[0])
-    estimator = build_estimator(config, apply_fn, data.loss, shapes)
+    estimator = build_estimator(Setting(config, apply_fn, data.loss, shapes, data.outputs, None))
     memory = estimator.init(params, batch)
     learn = jax.jit(lambda key, memory: estimator.estimate(key, params, batch, memory)[1])
     for step in range(LEARNING):

@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,9 +13,10 @@ import optax
 from experiments.config import Config
 from experiments.data import Dataset
 from experiments.mesh import Devices, make_devices
-from experiments.methods import CHAINED, build_estimator
-from nmnc_jax import backprop, credit_from_state, no_tap
+from experiments.methods import Setting, build_estimator, readout_of
+from nmnc_jax import backprop, check_model, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
+from nmnc_jax.layout import output_rows, tap_shapes
 from nmnc_jax.models import (
     GRU,
     MLP,
@@ -28,16 +28,14 @@ from nmnc_jax.models import (
     resnet18,
     resnet50,
 )
-from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import Manifold
-from nmnc_jax.types import ApplyFn, Array, Batch, Estimator
+from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator
 
 CHUNK = 256
 """Examples per pass when a network is tested, or credit compared with the exact credit."""
 NOTHING = -1
 """Targets of what is no example: no class, and no mask of a trial."""
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class TrainState(NamedTuple):
@@ -53,7 +51,8 @@ class Trainer(NamedTuple):
 
     Attributes:
         init: seed, and parameters unless they are to be drawn, to `TrainState`.
-        step: ``step(state, key, batch) -> (state, loss)``; donates the state.
+        step: ``step(state, key, batch, due=None) -> (state, loss)``; donates the state.
+        due: the estimator's schedule: number of a step to the static argument `due`.
         measure: ``measure(state, key, batch) -> dict``: accuracies, alignments, ranks that were
             chosen; training accuracy and exact credit are those of a large fixed batch.
         template: the state's shapes and where its arrays lie.
@@ -61,7 +60,8 @@ class Trainer(NamedTuple):
     """
 
     init: Callable[..., TrainState]
-    step: Callable[[TrainState, Array, Batch], tuple[TrainState, Array]]
+    step: Callable[..., tuple[TrainState, Array]]
+    due: Callable[[int], Due]
     measure: Callable[[TrainState, Array, Batch], dict[str, Any]]
     template: TrainState
     devices: Devices
@@ -99,7 +99,13 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
     sample = jax.eval_shape(data.normalise, images)
     template = jax.eval_shape(model.init, jax.random.key(0), sample)
     shapes = tap_shapes(apply_fn, template, sample)
-    estimator = build_estimator(config, apply_fn, data.loss, shapes)
+    outputs = jax.eval_shape(lambda p, x: output_rows(model.apply(p, x)), template, sample)
+    causal = _causal(config, model, data)
+
+    def setting(config: Config) -> Setting:
+        return Setting(config, apply_fn, data.loss, shapes, outputs.shape[1], causal)
+
+    estimator = build_estimator(setting(config))
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     optimiser = optax.adam(schedule)
 
@@ -125,12 +131,14 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         batch = devices.everywhere(data.train_examples(places))
         # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
         own = dataclasses.replace(config, seed=seed)
-        seeded = build_estimator(own, apply_fn, data.loss, shapes)
+        seeded = build_estimator(setting(own))
         return jax.jit(initial(seeded), out_shardings=lies)(jax.random.key(seed), batch, params)
 
-    def train_step(state: TrainState, key: Array, batch: Batch) -> tuple[TrainState, Array]:
+    def train_step(
+        state: TrainState, key: Array, batch: Batch, due: Due | None = None
+    ) -> tuple[TrainState, Array]:
         gradients, estimated, info = estimator.estimate(
-            key, state.params, ready(batch), state.estimator
+            key, state.params, ready(batch), state.estimator, due=due
         )
         updates, optimised = optimiser.update(gradients, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -150,8 +158,7 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         accuracy, loss = np.sum(found, axis=0) / data.test_size
         return {"test_accuracy": float(accuracy), "test_loss": float(loss)}
 
-    readout = "next" if config.estimator in CHAINED else None
-    compare = _alignments(apply_fn, data, estimator, readout, ready)
+    compare = _alignments(apply_fn, data, estimator, ready)
     fixed = np.random.default_rng(0).permutation(data.train_size)[: config.alignment_batch]
     size = devices.size(min(CHUNK, len(fixed)))
     large = [
@@ -168,19 +175,35 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
         first,
         lies,
     )
-    step = jax.jit(train_step, donate_argnums=0, out_shardings=(lies, devices.replicated))
-    return Trainer(_on(devices, init), _on(devices, step), _on(devices, measure), placed, devices)
+    step = jax.jit(
+        train_step,
+        donate_argnums=0,
+        static_argnames="due",
+        out_shardings=(lies, devices.replicated),
+    )
+    return Trainer(init, step, estimator.due, measure, placed, devices)
 
 
-def _on(devices: Devices, function: Function) -> Function:
-    """Calls a function with the mesh in context, to which its probes' axis refers."""
+_CAUSAL: dict[tuple[Any, ...], dict[str, bool] | None] = {}
 
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        with jax.set_mesh(devices.mesh):
-            return function(*arguments)
 
-    return call  # pyright: ignore[reportReturnType]
+def _causal(config: Config, model: nn.Module, data: Dataset) -> dict[str, bool] | None:
+    """Checks the model on a few examples, before anything is compiled for it.
+
+    Returns:
+        Tap name to whether responses follow its time; None where a method assumes nothing.
+    """
+    readout = readout_of(config)
+    if readout == "":
+        return None
+    known = (readout, config.data, config.time_steps, config.image_size, repr(model))
+    if known not in _CAUSAL:
+        inputs, targets = data.train_examples(np.arange(min(8, data.train_size)))
+        inputs = data.normalise(jax.tree.map(jnp.asarray, inputs))
+        params = jax.jit(model.init)(jax.random.key(0), jax.tree.map(lambda x: x[:1], inputs))
+        report = check_model(model.apply, data.loss, params, (inputs, targets), readout=readout)
+        _CAUSAL[known] = report.causal
+    return _CAUSAL[known]
 
 
 def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
@@ -211,7 +234,6 @@ def _alignments(
     apply_fn: ApplyFn,
     data: Dataset,
     estimator: Estimator,
-    readout: Literal["next"] | None,
     ready: Callable[[Batch], Batch],
 ) -> Callable[..., dict[str, Any]]:
     """Builds the comparison of a method with the exact gradient of a large fixed batch.
@@ -228,10 +250,8 @@ def _alignments(
         exact, _, told = backprop(apply_fn, data.loss).estimate(exact_key, params, chunk, ())
         credit = {}
         if isinstance(memory, NoiseCorrelationState):
-            if memory.feedback:
-                credit = credit_from_state(
-                    apply_fn, data.loss, params, chunk, memory, readout=readout
-                )
+            if memory.feedback and memory.layout.readout != "loss":
+                credit = credit_from_state(apply_fn, data.loss, params, chunk, memory)
             else:
                 credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
         return {

@@ -20,9 +20,9 @@ from experiments.config import Config
 from experiments.data import load_in_memory
 from experiments.figures import COLOURS
 from experiments.loop import train
-from experiments.methods import LEARNED, forward_passes
+from experiments.methods import TABLE, forward_passes
 from experiments.trainer import build_model, make_trainer
-from nmnc_jax.shapes import tap_shapes
+from nmnc_jax.layout import tap_shapes
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 200, "rank": 256, "alignment_batch": 512,
                             "basis_update_every": 50}  # fmt: skip
@@ -51,7 +51,8 @@ SEARCH_SEED = 1000
 
 def matters(method: str, field: str) -> bool:
     """Whether a method has such a setting."""
-    having = {"feedback_decay": LEARNED, "rank": WITH_RANK, "basis_update_every": MOVING}
+    learned = [name for name, entry in TABLE.items() if entry.cost == "learned"]
+    having = {"feedback_decay": learned, "rank": WITH_RANK, "basis_update_every": MOVING}
     return method in having.get(field, METHODS)
 
 
