@@ -50,10 +50,10 @@ def stop_at(step, monkeypatch):
     def loop(trainer, *rest):
         taken = iter(range(1, 100))
 
-        def take(*arguments):
+        def take(*arguments, **settings):
             if next(taken) == step:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return trainer.step(*arguments)
+            return trainer.step(*arguments, **settings)
 
         return run_loop(trainer._replace(step=take), *rest)
 

@@ -15,7 +15,7 @@ from nmnc_jax.diagnostics import (
     jacobian_share,
     participation_ratio,
 )
-from nmnc_jax.shapes import flatten, tap_shapes
+from nmnc_jax.layout import flatten, tap_shapes
 from tests.cases import CASES, relative_error, squared_error
 
 

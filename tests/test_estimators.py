@@ -201,7 +201,7 @@ def test_feedback_is_refreshed_at_its_interval_and_credit_in_every_step():
         _, state, info = jax.jit(estimator.estimate)(
             jax.random.key(step), case.params, batch, state
         )
-        weights_seen.append(float(state.feedback["dense0"].weight))
+        weights_seen.append(float(state.feedback["dense0"].weight[0]))
         credit_seen.append(float(info.credit_norm["dense0"]))
     np.testing.assert_allclose(weights_seen, [0.1, 0.1, 0.1, 0.19], rtol=1e-5)
     assert len(set(credit_seen)) == 4

@@ -53,14 +53,13 @@ def difference(one, other):
 @pytest.mark.parametrize("estimator", ["nmnc", "vnc", "weight_mirror_manifold"])
 def test_every_layout_gives_the_numbers_of_one_device(estimator):
     one, _ = trained(estimator=estimator)
-    layouts = [{}, {"probe_devices": 4}, {"divide_units": True}]
+    layouts = [{}, {"divide_units": True}]
     for layout in layouts[:1] if estimator != "nmnc" else layouts:
-        eight, trainer = trained(estimator=estimator, **{"devices": 8, **layout})
+        eight, _ = trained(estimator=estimator, **{"devices": 8, **layout})
         # Adam divides by the gradient's own size: what is at rounding level moves.
         assert difference(one, eight) < 1e-3
         coordinates = eight.estimator.feedback["dense0"].coordinates
         assert coordinates.sharding.is_fully_replicated
-        assert trainer.devices.mesh.shape["probe"] == layout.get("probe_devices", 1)
         basis = eight.estimator.subspace["dense0"].basis
         if estimator != "vnc":
             divided = {shard.data.shape for shard in basis.addressable_shards}
@@ -91,7 +90,6 @@ def test_a_batch_is_joined_from_its_rows():
     ("changes", "message"),
     [
         ({"devices": 9}, "devices is 9; there are 8"),
-        ({"devices": 6, "probe_devices": 4}, "probe_devices is 4; it takes a divisor of 6"),
     ],
 )
 def test_layouts_that_do_not_fit_are_refused(changes, message):

@@ -6,11 +6,11 @@ import optax
 import pytest
 
 from experiments.config import Config
-from experiments.methods import build_estimator, forward_passes
+from experiments.methods import Setting, build_estimator, forward_passes
 from nmnc_jax import run
 from nmnc_jax.diagnostics import exact_jacobian, jacobian_share
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import MLP
-from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.subspace import project
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -28,7 +28,8 @@ def states(network, method, steps, **fields):
     apply_fn, params, batch = network
     config = Config(data="digits", model="mlp", features=(12, 9), estimator=method,
                     rank=4, basis_update_every=2, **fields)  # fmt: skip
-    estimator = build_estimator(config, apply_fn, LOSS, tap_shapes(apply_fn, params, batch[0]))
+    shapes = tap_shapes(apply_fn, params, batch[0])
+    estimator = build_estimator(Setting(config, apply_fn, LOSS, shapes, 3, None))
     state = estimator.init(params, batch)
     estimate = jax.jit(estimator.estimate)
     for step in range(steps):

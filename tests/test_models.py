@@ -7,8 +7,8 @@ import pytest
 
 from nmnc_jax import gradients_from_credit, nmnc, node_perturbation, run
 from nmnc_jax.diagnostics import exact_credit, exact_gradient
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import MLP, AlexNet, ConvNet, ResNet, VisionTransformer, resnet18, resnet50
-from nmnc_jax.shapes import tap_shapes
 from nmnc_jax.taps import Tap
 from tests.cases import relative_error, squared_error
 

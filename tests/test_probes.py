@@ -7,8 +7,8 @@ import pytest
 
 from nmnc_jax import Probe, run
 from nmnc_jax.checks import check_precision
+from nmnc_jax.layout import tap_shapes
 from nmnc_jax.probes import coordinates, draw, haar_frames, linear_response
-from nmnc_jax.shapes import tap_shapes
 from tests.cases import CASES, linear_case
 
 KINDS = ("gaussian", "rademacher", "orthogonal")

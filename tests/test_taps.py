@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nmnc_jax import no_tap, run
-from nmnc_jax.shapes import flatten, tap_shapes, unflatten
+from nmnc_jax.layout import flatten, tap_shapes, unflatten
 from nmnc_jax.taps import Tap
 from tests.cases import CASES, linear_case, scanned_network
 
