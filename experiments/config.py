@@ -92,7 +92,8 @@ class Config:
     probes: int = 1
     """Probes per example and tap at each feedback update (passes, for weight_perturbation)."""
     probe_rows: int | None = None
-    """Examples that run through the probe pass at each feedback update; without, all."""
+    """Examples (of a recurrent network: examples at one time step) that are perturbed at each
+    feedback update; without, all."""
     kind: Literal["gaussian", "rademacher", "orthogonal"] = "gaussian"
     """Distribution of the probes' coordinates."""
     difference: Literal["central", "forward", "jvp"] = "jvp"

@@ -54,7 +54,7 @@ class Setting(NamedTuple):
             difference=config.difference,
             sigma=config.sigma,
             scope=config.scope,
-            rows=config.probe_rows,
+            perturbed=config.probe_rows,
         )
 
     @property
@@ -103,7 +103,7 @@ class Setting(NamedTuple):
     @property
     def every_row(self) -> Probe:
         """The perturbations of all examples."""
-        return dataclasses.replace(self.probe, rows=None)
+        return dataclasses.replace(self.probe, perturbed=None)
 
 
 def _unrotated(setting: Setting) -> Estimator:

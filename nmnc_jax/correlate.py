@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from nmnc_jax.layout import TapShape, at_least_float32, unflatten
-from nmnc_jax.probes import Probe, coordinates, draw, linear_response
+from nmnc_jax.probes import (
+    Probe,
+    coordinates,
+    draw,
+    linear_response,
+    places_of_rows,
+    spread_over_rows,
+)
 from nmnc_jax.subspace import dimension_of, lift, used
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Array
@@ -73,6 +80,11 @@ def correlations(
         for name, shape in shapes.items()
     }
     num = probe.num or 1
+    places: dict[str, Array | None] = dict.fromkeys(shapes)
+    if probe.perturbed is not None:
+        for name, shape in shapes.items():
+            place_key, keys[name] = jax.random.split(keys[name])
+            places[name] = places_of_rows(place_key, probe.perturbed, shape.rows)
 
     def probe_together(names: list[str]) -> dict[str, Correlation]:
         def response(tap: Tap) -> dict[str, Any]:
@@ -87,8 +99,14 @@ def correlations(
             z, noise = {}, {}
             for name in names:
                 shape = shapes[name]
-                some = coordinates(drawn[name], probe, shape.rows, dimensions[name], dtypes[name])
-                z[name] = some * directions[name]
+                some = coordinates(
+                    drawn[name],
+                    probe,
+                    probe.perturbed or shape.rows,
+                    dimensions[name],
+                    dtypes[name],
+                )
+                z[name] = spread_over_rows(some * directions[name], places[name], shape.rows)
                 rows = scales[name] * lift(bases[name], z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
             changes = change(noise)
@@ -104,7 +122,7 @@ def correlations(
             draws[name] = draw(
                 keys[name],
                 probe,
-                rows=shapes[name].rows,
+                rows=probe.perturbed or shapes[name].rows,
                 dimension=dimensions[name],
                 dtype=dtypes[name],
                 pooled=pooled,

@@ -115,8 +115,10 @@ def noise_correlation(
     first = READOUTS[allowed[0]]
     if feedback is None and first.needs_feedback:
         raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
-    if first.every_step and probe.rows is not None:
-        raise ValueError(f"probe.rows is {probe.rows}; readout {readout!r} takes None")
+    for field in ("rows", "perturbed"):
+        if first.every_step and getattr(probe, field) is not None:
+            got = getattr(probe, field)
+            raise ValueError(f"probe.{field} is {got}; readout {readout!r} takes None")
     if horizon is not None:
         check_count("horizon", horizon)
         if first.isolated:

@@ -41,6 +41,10 @@ class Probe:
         rows: number of examples that run through the probe pass, drawn anew each time and gathered,
             so that its cost falls with them; inputs and targets then have examples first in every
             array of as many rows as the batch. None runs all. The readout `loss` takes None.
+        perturbed: how many of a tap's rows (its examples, in a scan at each time step) are
+            perturbed, drawn anew each time; their responses count for more in return, so that the
+            estimate stays unbiased. The pass costs as much as with all: it is for studies of few
+            probes through time. None perturbs all. The readout `loss` takes None.
 
     Raises:
         ValueError: if a field is out of range, named with what it got and what it takes.
@@ -60,6 +64,7 @@ class Probe:
     scope: Scope | None = None
     chunk: int | None = None
     rows: int | None = None
+    perturbed: int | None = None
 
     def __post_init__(self):
         for name, takes in (("kind", Kind), ("difference", Difference), ("scope", Scope)):
@@ -67,7 +72,7 @@ class Probe:
             if value is not None and value not in get_args(takes):
                 raise ValueError(f"{name} is {value!r}; it takes one of {list(get_args(takes))}")
         check_sigma(self.sigma)
-        for name in ("num", "chunk", "rows"):
+        for name in ("num", "chunk", "rows", "perturbed"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
 
@@ -108,14 +113,17 @@ def relative_variance(
         r (d - r)/N^2 with orthogonal ones, of which r begin a frame and do not fill it. Noise at
         other taps or time steps adds as much again for each of them, if their effect is alike.
     """
-    d, count = dimension, (probe.num or 1) * examples * steps
+    d, count = dimension, (probe.num or 1) * (probe.perturbed or examples * steps)
     if probe.kind == "orthogonal":
         own = (count % d) * (d - count % d) / count**2
     else:
         own = (d + (1 if probe.kind == "gaussian" else -1)) / count
     if isolated:
         return own
-    sources = steps * (taps if probe.scope == "all_taps" else 1)
+    # Noise at as many time steps of one example as are perturbed in the mean.
+    sources = max(count / ((probe.num or 1) * examples), 1) * (
+        taps if probe.scope == "all_taps" else 1
+    )
     return own + (sources - 1) * d / count
 
 
@@ -153,6 +161,28 @@ def coordinates(drawn: Array, probe: Probe, rows: int, dimension: int, dtype: DT
         return drawn
     sample = jax.random.normal if probe.kind == "gaussian" else jax.random.rademacher
     return sample(drawn, (rows, dimension), dtype)
+
+
+def places_of_rows(key: Array, count: int, rows: int) -> Array:
+    """Draws which of a tap's rows are perturbed, [count].
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if count > rows:
+        raise ValueError(f"perturbed is {count}; it takes at most {rows}, the rows of a batch")
+    return jax.random.permutation(key, rows)[:count]
+
+
+def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:
+    """Puts coordinates of the perturbed rows in their places, and zero elsewhere, [B T, d].
+
+    They are scaled so that the mean over all rows of z z^T is still the identity.
+    """
+    if places is None:
+        return z
+    scaled = z * jnp.asarray(rows / len(places), z.dtype) ** 0.5
+    return jnp.zeros((rows, z.shape[1]), z.dtype).at[places].set(scaled)
 
 
 def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:

@@ -116,9 +116,10 @@ def test_output_by_lag_learns_a_matrix_for_each_lag(horizon):
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
-def test_few_perturbed_rows_leave_the_estimate_unbiased(kind):
-    """Two examples are perturbed, at each time step: the variance is that of 2 T probes."""
-    probe = Probe(num=1, kind=kind, difference="jvp", rows=2)
+@pytest.mark.parametrize(("some", "probes"), [({"rows": 2}, 2 * STEPS), ({"perturbed": 2}, 2)])
+def test_few_perturbed_rows_leave_the_estimate_unbiased(some, probes, kind):
+    """Two examples at each time step, or two rows of all: as many probes give the variance."""
+    probe = Probe(num=1, kind=kind, difference="jvp", **some)
     estimator = nmnc_jax.vnc(
         linear_in_time, timed_loss, feedback_decay=0.0, readout="output", horizon=1, probe=probe
     )
@@ -129,7 +130,7 @@ def test_few_perturbed_rows_leave_the_estimate_unbiased(kind):
     size = float((LINEAR["out"] ** 2).sum())
     spread = found.var(axis=0).sum() / size
     # Gaussian: (n + 1) / N; with r that do not fill a frame: r (n - r) / N^2.
-    probes, rest = 2 * STEPS, (2 * STEPS) % UNITS
+    rest = probes % UNITS
     whole = (UNITS + 1) / probes
     expected = whole if kind == "gaussian" else rest * (UNITS - rest) / probes**2
     assert spread == pytest.approx(expected, rel=0.1)
