@@ -104,6 +104,7 @@ def test_a_bad_batch_leaves_the_memory_as_it_was(name, part):
     chex.assert_tree_all_finite(gradients)
 
 
+@jax.numpy_dtype_promotion("standard")  # Optax mixes dtypes.
 def test_an_optax_chain_goes_on_after_a_bad_batch():
     case = CASES["dense"]()
     estimator = ESTIMATORS["nmnc"](case.apply_fn, squared_error)
