@@ -12,7 +12,7 @@ import pytest
 
 from nmnc_jax import Probe, isotropic, learned_feedback, nmnc, no_tap, noise_correlation
 from nmnc_jax.diagnostics import exact_gradient
-from tests.cases import ESTIMATORS, linear_case, linear_loss
+from tests.cases import ESTIMATORS, linear_case, linear_loss, relative_error
 
 adam = optax.adam(0.1)
 LABELS = {"in": "body", "middle": "body", "out": "head"}
@@ -274,7 +274,7 @@ def test_lookahead_takes_the_gradients_of_its_fast_parameters(gradients):
     for _ in range(2):
         updates, state = optimiser.update(gradients["nmnc"], state, params)
         params = optax.apply_updates(params, updates)
-    chex.assert_trees_all_close(params.fast, params.slow)
+    assert relative_error(params.fast, params.slow) < 1e-5
     chex.assert_trees_all_equal_shapes_and_dtypes(params.slow, case.params)
 
 
