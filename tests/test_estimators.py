@@ -292,7 +292,7 @@ def test_reduced_loss_is_refused(name):
         (lambda f, loss: nmnc(f, loss, rank=4, feedback_decay=1.0), "feedback decay is 1.0"),
         (lambda f, loss: nmnc(f, loss, rank=4, update_every=0), "update_every is 0"),
         (
-            lambda f, loss: nmnc_jax.forward_gradient(f, loss, probe=Probe()),
+            lambda f, loss: nmnc_jax.forward_gradient(f, loss, probe=Probe(difference="central")),
             "probe.difference is 'central'; forward_gradient takes 'jvp'",
         ),
         (lambda f, loss: nmnc_jax.weight_perturbation(f, loss, num=0), "num is 0"),

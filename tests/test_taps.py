@@ -124,8 +124,8 @@ def test_bad_scan_noise_is_refused():
         (lambda p, x, tap: tap("a", tap("a", x)), "'a' is used twice"),
         (lambda p, x, tap: tap("a", jnp.ones((4, 2), int)) * 1.0, "dtype int32.*floating-point"),
         (lambda p, x, tap: x, "has no tap"),
-        (lambda p, x, tap: tap("a", x).sum(), r"takes one array of outputs, \[B, o\]"),
-        (lambda p, x, tap: (tap("a", x), x), r"takes one array of outputs, \[B, o\]"),
+        (lambda p, x, tap: tap("a", x).sum(), r"takes outputs with examples first, \[B, \.\.\.\]"),
+        (lambda p, x, tap: (tap("a", x), x[:2]), r"takes outputs with examples first"),
         (lambda p, x, tap: x + tap("a", x[:2]).sum(), "one row per example"),
     ],
 )
