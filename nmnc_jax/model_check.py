@@ -19,6 +19,7 @@ from jax.core import Tracer
 
 from nmnc_jax.checks import check_batch
 from nmnc_jax.layout import (
+    Nodes,
     TapShape,
     check_batch_axes,
     examples_of,
@@ -28,7 +29,7 @@ from nmnc_jax.layout import (
     stages_of,
     trace_nodes,
 )
-from nmnc_jax.taps import OUTPUTS, Model, Tap, no_tap
+from nmnc_jax.taps import OUTPUTS, Model, Tap
 from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
 
 EXAMPLES = 4
@@ -219,7 +220,8 @@ def examine(
     tried = None
     concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, batch)))
     if trial and concrete:
-        tried = _Trial(model, loss_fn, params, (inputs, targets), readout, learns)
+        fed = {node for name in nodes.taps for node in structure.feeds[name]}
+        tried = _Trial(model, loss_fn, params, (inputs, targets), nodes, fed, readout, learns)
     coupling = tried.coupling() if tried else None
     coupled = coupling is not None and coupling > NOTHING
     aligned = {name: _aligned(name, tried, causal, coupled) for name in timed}
@@ -283,11 +285,13 @@ class _Trial:
         loss_fn: LossFn,
         params: Params,
         batch: Batch,
+        nodes: Nodes,
+        fed: set[str],
         readout: str,
         learns: bool,
     ):
         inputs, targets = batch
-        all_examples = examples_of(jax.eval_shape(lambda p, x: model(p, x, no_tap), params, inputs))
+        all_examples = examples_of(nodes.outputs)
 
         def few(tree: Any) -> Any:
             # Values are tried even where init is called inside a function that is being traced.
@@ -299,13 +303,11 @@ class _Trial:
         try:
             nodes = trace_nodes(model, params, few(inputs))
             inputs, targets = few(inputs), few(targets)
-        except Exception:  # A model that takes no other number of examples.
-            nodes = trace_nodes(model, params, inputs)
+        except Exception:  # A model that takes no other number of examples: all are tried.
+            pass
         self._shapes = nodes.taps
         self._batch = examples_of(nodes.outputs)
 
-        structure = find_structure(model, params, inputs, nodes)
-        fed = {node for name in nodes.taps for node in structure.feeds[name]}
         self._batch_axis = {
             node: len(nodes.scopes[node]) if readout == "next" else 0 for node in nodes.scopes
         }
