@@ -2,14 +2,23 @@
 
 import os
 
-# Most of the tests' time is compilation, and no law depends on how well the code is optimised.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
-)
+# Three quarters of the tests' time is compilation, and no law depends on how well code is optimised.
+QUICK = [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+]
+os.environ["XLA_FLAGS"] = " ".join([*QUICK, "--xla_force_host_platform_device_count=8"])
 
 import jax
+from hypothesis import HealthCheck, settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("suite", max_examples=34, derandomize=True, **COMMON)
+settings.register_profile("thorough", max_examples=834, **COMMON)
+settings.load_profile("suite")

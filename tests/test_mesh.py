@@ -16,6 +16,7 @@ from experiments.config import Config, UserError
 from experiments.data import load
 from experiments.mesh import make_devices
 from experiments.trainer import make_trainer
+from tests.conftest import QUICK
 from tests.test_checkpoints import last_network, without_time
 from tests.test_experiments import SHORT
 
@@ -105,7 +106,7 @@ def start_processes(out, *more):
     short = SHORT[: SHORT.index("--devices")]
     command = [sys.executable, "-m", "experiments.train", "digits", *short, "--out", str(out),
                "--coordinator", f"localhost:{port}", "--processes", "2", *more]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": " ".join(QUICK), "JAX_PLATFORMS": "cpu"}
     return [
         subprocess.Popen(
             [*command, "--process", str(number)],

@@ -55,7 +55,7 @@ REFUSED = {
 WARNED = {"batch norm": ("output", "next", "default")}
 
 
-def bias_of(method, case, loss):
+def bias_of(method, case, loss, replicates=REPLICATES, seed=0):
     """Squared distance of the mean gradient to the exact one, over what chance gives."""
     estimator = METHODS[method](case.apply_fn, loss)
     state = estimator.init(case.params, case.batch)
@@ -67,10 +67,10 @@ def bias_of(method, case, loss):
     def one(key):
         return ravel_pytree(estimator.estimate(key, case.params, batch, state)[0])[0]
 
-    keys = jax.random.split(jax.random.key(0), REPLICATES)
+    keys = jax.random.split(jax.random.key(seed), replicates)
     found = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(keys), np.float64)
     error = ((found.mean(0) - exact) ** 2).sum()
-    chance = found.var(0, ddof=1).sum() / REPLICATES
+    chance = found.var(0, ddof=1).sum() / replicates
     return error / (chance + 1e-9 * (exact**2).sum())
 
 

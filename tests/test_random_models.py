@@ -1,0 +1,48 @@
+"""Every method on random models, in one law: unbiased, or refused by name.
+
+``--hypothesis-profile=thorough`` tries 5,000 models instead of 200.
+"""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from tests.random_models import build, programs
+from tests.test_zoo import METHODS, bias_of
+
+LIMIT = 1 + 4 * np.sqrt(2 / 3)
+CONFIRM = 10_000
+"""Replicates that tell a bias from one of many random models' bad luck."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(program=programs())
+def test_unbiased_or_refused_by_name(method, program):
+    case, loss = build(program)
+    learns = method in ("output", "next", "default")
+    if program.loss == "contrastive" and learns:
+        return  # Feedback averages over the examples, of which such a loss takes more than one.
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            METHODS[method](case.apply_fn, loss).init(case.params, case.batch)
+        except ValueError as error:
+            named = re.search(r"tap '(t\d+)'", str(error))
+            assert named, error
+            if "no effect on the outputs" in str(error):
+                assert named[1] in program.forgotten
+            else:
+                assert method in ("next", "default")
+                assert program.scans
+            return
+    assert not program.forgotten
+    assert all("use_running_average=True" in str(each.message) for each in warned)
+    if warned:
+        assert program.coupled
+        assert learns
+        return
+    if bias_of(method, case, loss) > LIMIT:
+        assert bias_of(method, case, loss, CONFIRM, seed=1) < LIMIT
