@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,8 @@ def bootstrap(
 
 
 def interleaved(
-    functions: dict[str, Callable[[], Any]], *, rounds: int, calls: int = 1
-) -> dict[str, np.ndarray]:
+    functions: Mapping[Any, Callable[[], Any]], *, rounds: int, calls: int = 1
+) -> dict[Any, np.ndarray]:
     """Times functions in turn, so that a slow spell of the machine falls on all of them.
 
     Args:
@@ -104,7 +104,7 @@ def interleaved(
     Returns:
         Name to seconds per call, [rounds].
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[Any, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
             start = time.perf_counter()

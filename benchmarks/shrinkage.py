@@ -25,8 +25,16 @@ from scipy import stats
 from benchmarks.common import Row, parse, print_table, progress, save, write_table
 from experiments.data import batches
 from experiments.data.folder import load_folder
-from nmnc_jax import Estimator, Feedback, Probe, backprop, isotropic, learned_feedback
-from nmnc_jax import noise_correlation, pca
+from nmnc_jax import (
+    Estimator,
+    Feedback,
+    Probe,
+    backprop,
+    isotropic,
+    learned_feedback,
+    noise_correlation,
+    pca,
+)
 from nmnc_jax.feedback import FeedbackState
 from nmnc_jax.models import MLP
 
@@ -170,7 +178,8 @@ def train_one(row: Row, train: Any, test: Any, steps: dict[tuple[str, str], Any]
 
 @jax.jit
 def _accuracy(params: Any, inputs: Any, targets: Any) -> Any:
-    return (MODEL.apply(params, inputs).argmax(-1) == targets).mean()
+    outputs: Any = MODEL.apply(params, inputs)
+    return (outputs.argmax(-1) == targets).mean()
 
 
 def summary(rows: list[Row]) -> list[Row]:
@@ -183,7 +192,12 @@ def summary(rows: list[Row]) -> list[Row]:
         values = np.array([row["accuracy"] for row in same])
         spread = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else 0.0
         means.append(
-            {**same[0], "accuracy": float(values.mean()), "interval": float(spread), "seeds": len(same)}
+            {
+                **same[0],
+                "accuracy": float(values.mean()),
+                "interval": float(spread),
+                "seeds": len(same),
+            }
         )
     return means
 

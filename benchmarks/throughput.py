@@ -1,12 +1,17 @@
 """What estimators cost: python -m benchmarks.throughput.
 
-On the strided 32x32 network at batch 128: time of a step over backpropagation's and over one clean
-forward pass; one probe pass over its floor; peak memory over the number of probes; compile time
-over the number of taps; a basis update over units and rank. Ratios come from one run, in turn.
+On strided 32x32 networks at batch 128: time of a step over backpropagation's, over one clean
+forward pass, and over a step that only reads fixed feedback in a fixed subspace, in the mean over
+the method's schedule and for what is due; one probe pass over its floor; peak memory over the
+number of probes; compile time over the number of taps; a basis update over units and rank. Ratios
+come from one run, in turn.
 """
 
+import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -31,11 +36,14 @@ from nmnc_jax import Estimator, Probe, no_tap, pca, run
 from nmnc_jax.correlate import correlations
 from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import ConvNet
+from nmnc_jax.probes import Kind
 from nmnc_jax.taps import Tap
-from nmnc_jax.types import ApplyFn
+from nmnc_jax.types import ApplyFn, Due
 
 BATCH = 128
 RANK = 64
+SCHEDULE = 100
+"""Steps of which the mean is taken: whole intervals of probes and of bases."""
 loss_fn = optax.softmax_cross_entropy_with_integer_labels
 
 
@@ -53,39 +61,54 @@ def problem(model: ConvNet, side: int = 32, seed: int = 0) -> tuple[Any, Any]:
 
 
 class Stepper:
-    """One method's training step, with its state; calling it takes one step."""
+    """One method's training step, with its state; calling it takes the next step.
+
+    What is due is known outside of the compiled program, as in training; a call may say it.
+    """
 
     def __init__(self, estimator: Estimator, params: Any, batch: Any):
         optimiser = optax.adam(1e-4)
 
-        def step(state, number, batch):
+        def step(state, number, batch, due):
             params, moments, memory = state
             key = jax.random.fold_in(jax.random.key(0), number)
-            gradients, memory, _ = estimator.estimate(key, params, batch, memory)
+            gradients, memory, _ = estimator.estimate(key, params, batch, memory, due=due)
             updates, moments = optimiser.update(gradients, moments, params)
             return optax.apply_updates(params, updates), moments, memory
 
-        self.step = jax.jit(step, donate_argnums=0)
+        self.step = jax.jit(step, donate_argnums=0, static_argnames="due")
+        self.due = estimator.due
         self.batch = batch
         memory = estimator.init(params, batch)
         # A copy: the state is donated, the parameters are shared.
         self.state = jax.tree.map(jnp.copy, (params, optimiser.init(params), memory))
         self.number = 0
 
-    def __call__(self) -> Any:
+    def __call__(self, due: Due | None = None) -> Any:
         """Takes one step."""
-        self.state = self.step(self.state, self.number, self.batch)
+        due = self.due(self.number) if due is None else due
+        self.state = self.step(self.state, self.number, self.batch, due=due)
         self.number += 1
         return self.state
 
-    def compile(self) -> Any:
-        """Compiles the step anew, without running it."""
-        return self.step.lower(self.state, 0, self.batch).compile()
+    def compile(self, due: Due | None = None) -> Any:
+        """Compiles the step anew, without running it; by default the first, with all its work."""
+        due = self.due(0) if due is None else due
+        return self.step.lower(self.state, 0, self.batch, due=due).compile()
 
 
+UNKEPT = "step, memory as it comes"
+FIXED = "random subspace, fixed feedback"
 METHODS: dict[str, Callable[[Any, Any], Estimator]] = {
     "backprop": nmnc_jax.backprop,
     "dfa": nmnc_jax.direct_feedback_alignment,
+    FIXED: lambda f, loss: nmnc_jax.noise_correlation(
+        f,
+        loss,
+        subspace=nmnc_jax.random_subspace(RANK),
+        readout="output",
+        feedback=nmnc_jax.random_feedback(),
+    ),
     "nmnc (default)": lambda f, loss: nmnc_jax.nmnc(f, loss, rank=RANK),
     "nmnc, 1 probe every step": lambda f, loss: nmnc_jax.nmnc(
         f, loss, rank=RANK, probe=Probe(num=1, difference="jvp"), update_every=1
@@ -99,18 +122,32 @@ METHODS: dict[str, Callable[[Any, Any], Estimator]] = {
 
 
 def steps(full: bool) -> list[Row]:
-    """Time of a step of each method."""
-    model = strided_network()
+    """Time and operations of a step of each method: in the mean over a schedule, and each kind."""
+    model = ConvNet((64, 64, 128), (2, 2, 1), 128, 10)
     params, batch = problem(model)
     forward = jax.jit(lambda p, x: model.apply(p, x, no_tap))
-    functions: dict[str, Callable[[], Any]] = {"clean forward": lambda: forward(params, batch[0])}
+    functions: dict[Any, Callable[[], Any]] = {"clean forward": lambda: forward(params, batch[0])}
+    flops: dict[Any, float] = {"clean forward": _flops(forward, params, batch[0])}
+    kinds: dict[str, Counter[Due]] = {}
     for name in progress("steps: compiling", METHODS):
-        functions[name] = Stepper(METHODS[name](model.apply, loss_fn), params, batch)
-    # A turn spans whole refresh intervals.
-    times = interleaved(functions, rounds=20 if full else 6, calls=20)
+        stepper = Stepper(METHODS[name](model.apply, loss_fn), params, batch)
+        kinds[name] = Counter(stepper.due(number) for number in range(SCHEDULE))
+        for due in kinds[name]:
+            functions[name, due] = lambda stepper=stepper, due=due: stepper(due)
+            flops[name, due] = float(stepper.compile(due).cost_analysis()["flops"])
+    times = interleaved(functions, rounds=60 if full else 20)
+    whole: dict[str, tuple[dict[Any, int], int]] = {"clean forward": ({"clean forward": 1}, 1)}
+    for name, dues in kinds.items():
+        whole[name] = {(name, due): count for due, count in dues.items()}, SCHEDULE
+        if len(dues) > 1:
+            for due in dues:
+                whole[f"{name}: {_named(due)}"] = {(name, due): 1}, 1
+    base = {kind: _mean(of, *whole["backprop"]) for kind, of in (("time", times), ("flops", flops))}
     rows = []
-    for name, seconds in times.items():
-        ratio = median_interval(seconds / times["backprop"])
+    for name, (counts, total) in whole.items():
+        seconds = _mean(times, counts, total)
+        ratio = median_interval(seconds / base["time"])
+        fixed = median_interval(seconds / _mean(times, *whole[FIXED]))
         rows.append(
             {
                 "part": "step",
@@ -119,10 +156,31 @@ def steps(full: bool) -> list[Row]:
                 "over_backprop": ratio["median"],
                 "low": ratio["low"],
                 "high": ratio["high"],
+                "over_fixed": fixed["median"],
+                "over_fixed_low": fixed["low"],
+                "over_fixed_high": fixed["high"],
                 "over_forward": float(np.median(seconds / times["clean forward"])),
+                "flops_over_backprop": _mean(flops, counts, total) / base["flops"],
             }
         )
     return rows
+
+
+def steps_as_memory_comes(full: bool) -> list[Row]:
+    """The same in a process that leaves memory to the system, as a program of one's own does."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        rows = pool.submit(steps, full).result()
+    return [{**row, "part": UNKEPT} for row in rows]
+
+
+def _named(due: Due) -> str:
+    parts = [part for part, on in (("probes", due.probe), ("basis", due.move)) if on]
+    return " and ".join(parts) or "nothing due"
+
+
+def _mean(values: dict[Any, Any], counts: dict[Any, int], total: int) -> Any:
+    """Mean over a schedule in which each program runs its count of times."""
+    return sum(count * values[name] for name, count in counts.items()) / total
 
 
 def probe_passes(full: bool) -> list[Row]:
@@ -209,12 +267,16 @@ def memory(full: bool) -> list[Row]:
     params, batch = problem(model)
     rows: list[Row] = []
     counts = (8, 32, 128, 512) if full else (8, 64, 512)
-    work = [(num, chunk) for num in counts for chunk in (1, num)]
-    for num, chunk in progress("memory", work):
-        probe = Probe(num=num, chunk=chunk, difference="jvp", scope="all_taps")
+    kinds: dict[str, tuple[Kind, Callable[[int], int]]] = {
+        "chunk 1": ("gaussian", lambda num: 1),
+        "chunk 1, orthogonal": ("orthogonal", lambda num: 1),
+        "all in one chunk": ("gaussian", lambda num: num),
+    }
+    for num, what in progress("memory", [(num, what) for num in counts for what in kinds]):
+        kind, chunk = kinds[what]
+        probe = Probe(num=num, kind=kind, chunk=chunk(num), difference="jvp", scope="all_taps")
         estimator = nmnc_jax.nmnc(model.apply, loss_fn, rank=RANK, probe=probe, update_every=1)
         used = Stepper(estimator, params, batch).compile().memory_analysis().temp_size_in_bytes
-        what = "chunk 1" if chunk == 1 else "all in one chunk"
         first = next((row["megabytes"] for row in rows if row["what"] == what), used / 1e6)
         rows.append(
             {
@@ -293,8 +355,13 @@ def basis_updates(full: bool) -> list[Row]:
     return rows
 
 
+STEP_COLUMNS = [
+    *("what", "milliseconds", "over_backprop", "low", "high", "over_fixed", "over_forward"),
+    "flops_over_backprop",
+]
 PARTS = {
-    "step": (steps, ["what", "milliseconds", "over_backprop", "low", "high", "over_forward"]),
+    "step": (steps, STEP_COLUMNS),
+    UNKEPT: (steps_as_memory_comes, STEP_COLUMNS),
     "probe pass": (
         probe_passes,
         ["what", "milliseconds", "over_floor", "low", "high", "over_clean_rest"],
@@ -320,10 +387,10 @@ def main() -> None:
 def draw(rows: dict[str, list[Row]]) -> Figure:
     """One panel for each part."""
     figure = Figure(figsize=(15, 7), layout="constrained")
-    step, probe, used, compiled, basis, empty = figure.subplots(2, 3).reshape(-1)
-    empty.axis("off")
+    step, probe, used, unkept, basis, compiled = figure.subplots(2, 3).reshape(-1)
     for panel, part, column, title in (
         (step, "step", "over_backprop", "time of a step over backpropagation's"),
+        (unkept, UNKEPT, "over_backprop", "the same, memory as it comes"),
         (probe, "probe pass", "over_floor", "time of a probe pass over its floor"),
     ):
         names = [row["what"] for row in rows[part]]

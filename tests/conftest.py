@@ -2,7 +2,7 @@
 
 import os
 
-# Three quarters of the tests' time is compilation, and no law depends on how well code is optimised.
+# Three quarters of the time is compilation, and no law depends on how well code is optimised.
 QUICK = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_backend_optimization_level=0",
@@ -11,8 +11,8 @@ QUICK = [
 ]
 os.environ["XLA_FLAGS"] = " ".join([*QUICK, "--xla_force_host_platform_device_count=8"])
 
-import jax
-from hypothesis import HealthCheck, settings
+import jax  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,7 +12,7 @@ from tests.zoo import by_step, contrastive, squared_error
 UNITS, STEPS, BATCH = 4, 3, 4
 WEIGHTS = weights(
     21,
-    **{name: (UNITS, UNITS) for name in ("a", "b", "c", "carry")},
+    **dict.fromkeys(("a", "b", "c", "carry"), (UNITS, UNITS)),
     **{"in": (3, UNITS), "kernel": (3, UNITS, UNITS), "out": (UNITS, 2)},
 )
 
