@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import check_batch
-from nmnc_jax.credit import floating, info_from, losses_and_error
+from nmnc_jax.checks import check_batch, check_key, check_losses
+from nmnc_jax.credit import floating, info_from, losses_and_error, losses_of
 from nmnc_jax.layout import find_structure, trace_nodes
-from nmnc_jax.taps import Model, Tap
+from nmnc_jax.sharding import on_any_mesh
+from nmnc_jax.taps import Model, Tap, no_tap
 from nmnc_jax.types import (
     Activations,
     ApplyFn,
@@ -38,8 +39,8 @@ def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Es
         An `Estimator` with an empty state.
 
     Raises:
-        ValueError: (from init and estimate) if the model has no tap, the loss is reduced, or an
-            input is not finite; (from init) if a tap has no effect on the outputs.
+        ValueError: (from init and estimate) if the model has no tap, or the loss is reduced;
+            (from init) if a loss is not finite or a tap has no effect on the outputs.
 
     Example:
         >>> from nmnc_jax import backprop
@@ -51,9 +52,11 @@ def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Es
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> EmptyState:
         del key
-        inputs, _ = check_batch(batch)
+        inputs, targets = check_batch(batch)
         model = Model(apply_fn, has_aux, kwargs)
         find_structure(model, params, inputs, trace_nodes(model, params, inputs))
+        outputs = model(params, inputs, no_tap)
+        check_losses(losses_of(loss_fn, outputs, targets), outputs, batch)
         return EmptyState()
 
     def estimate(
@@ -65,7 +68,8 @@ def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Es
         due: Due | None = None,
         **kwargs: Any,
     ) -> tuple[Params, EmptyState, Info]:
-        del key, due
+        del due
+        check_key(key)
         inputs, targets = check_batch(batch)
         model = Model(apply_fn, has_aux, kwargs)
         shapes = trace_nodes(model, params, inputs).taps
@@ -80,4 +84,4 @@ def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Es
         gradients = floating(gradients, params)
         return gradients, state, info_from(losses, outputs, credit, gradients, aux=aux)
 
-    return Estimator(init, estimate)
+    return on_any_mesh(Estimator(init, estimate))

@@ -16,6 +16,7 @@ from nmnc_jax.probes import (
     places_of_rows,
     spread_over_rows,
 )
+from nmnc_jax.sharding import zeros_of
 from nmnc_jax.subspace import dimension_of, lift, used
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Array
@@ -95,18 +96,24 @@ def correlations(
             response, names, probe, clean=clean, shapes=shapes, isolated=isolated
         )
 
+        def drawn_coordinates(draw: dict[str, Any]) -> dict[str, Array]:
+            return {
+                name: coordinates(
+                    draw[name],
+                    probe,
+                    probe.perturbed or shapes[name].rows,
+                    dimensions[name],
+                    dtypes[name],
+                )
+                for name in names
+            }
+
         def one_probe(drawn: dict[str, Array]) -> dict[str, Correlation]:
             z, noise = {}, {}
             for name in names:
                 shape = shapes[name]
-                some = coordinates(
-                    drawn[name],
-                    probe,
-                    probe.perturbed or shape.rows,
-                    dimensions[name],
-                    dtypes[name],
-                )
-                z[name] = spread_over_rows(some * directions[name], places[name], shape.rows)
+                some = drawn[name] * directions[name]
+                z[name] = spread_over_rows(some, places[name], shape.rows)
                 rows = scales[name] * lift(bases[name], z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
             changes = change(noise)
@@ -127,7 +134,7 @@ def correlations(
                 dtype=dtypes[name],
                 pooled=pooled,
             )
-        return mean_over_probes(one_probe, draws, num, probe.chunk_size())
+        return mean_over_probes(one_probe, drawn_coordinates, draws, num, probe.chunk_size())
 
     if probe.scope == "all_taps":
         return probe_together(list(shapes))
@@ -136,6 +143,7 @@ def correlations(
 
 def mean_over_probes(
     one_probe: Callable[[Any], Any],
+    prepare: Callable[[Any], Any],
     draws: Any,
     num: int,
     chunk: int,
@@ -143,7 +151,10 @@ def mean_over_probes(
     """Averages a function of one draw over all draws, holding a chunk of them in memory at once.
 
     Args:
-        one_probe: draw to a pytree of arrays.
+        one_probe: a prepared draw to a pytree of arrays.
+        prepare: draw to what `one_probe` takes; called for one draw after another, as some of JAX's
+            generators depend on what a key is mapped beside, and factorisations on CPU wait for
+            each other.
         draws: pytree of arrays or keys with leading axis K.
         num: K.
         chunk: a divisor of K.
@@ -151,15 +162,23 @@ def mean_over_probes(
     Returns:
         The mean of `one_probe` over the draws.
     """
-    if chunk == num == 1:
-        return one_probe(jax.tree.map(lambda leaf: leaf[0], draws))
+
+    def first(draws: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[0], draws)
+
+    if num == 1:
+        return one_probe(prepare(first(draws)))
     chunks = jax.tree.map(lambda leaf: leaf.reshape(num // chunk, chunk, *leaf.shape[1:]), draws)
 
     def add_chunk(total, chunk_draws):
-        results = jax.vmap(one_probe)(chunk_draws)
-        return jax.tree.map(lambda t, r: t + r.sum(axis=0), total, results), None
+        if chunk == 1:
+            results = one_probe(prepare(first(chunk_draws)))
+        else:
+            mapped = jax.vmap(one_probe)(lax.map(prepare, chunk_draws))
+            results = jax.tree.map(lambda r: r.sum(axis=0), mapped)
+        return jax.tree.map(jnp.add, total, results), None
 
-    shapes = jax.eval_shape(lambda d: one_probe(jax.tree.map(lambda leaf: leaf[0], d)), draws)
-    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    shapes = jax.eval_shape(lambda draws: one_probe(prepare(first(draws))), draws)
+    total = jax.tree.map(zeros_of, shapes)
     total, _ = lax.scan(add_chunk, total, chunks)
     return jax.tree.map(lambda leaf: leaf / num, total)

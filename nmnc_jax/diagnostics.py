@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.credit import losses_and_error
-from nmnc_jax.layout import flatten, output_rows, tap_shapes
+from nmnc_jax.layout import at_least_float32, flatten, output_rows, tap_shapes
 from nmnc_jax.subspace import project
 from nmnc_jax.taps import no_tap, run
 from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params, PyTree
@@ -113,10 +113,12 @@ def cosine(left: PyTree, right: PyTree) -> Array:
         >>> f"{cosine({'a': jnp.array([3.0, 4.0])}, {'a': jnp.array([3.0, 0.0])}):.2f}"
         '0.60'
     """
-    products = jax.tree.map(
-        lambda a, b: jnp.stack([(a * b).sum(), (a * a).sum(), (b * b).sum()]), left, right
-    )
-    inner, left_square, right_square = sum(jax.tree.leaves(products), start=jnp.zeros(3))
+    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+    dtype = jnp.result_type(*(at_least_float32(leaf.dtype) for pair in pairs for leaf in pair))
+    wide = [(a.astype(dtype), b.astype(dtype)) for a, b in pairs]
+    inner = sum(((a * b).sum() for a, b in wide), start=jnp.zeros((), dtype))
+    left_square = sum(((a * a).sum() for a, _ in wide), start=jnp.zeros((), dtype))
+    right_square = sum(((b * b).sum() for _, b in wide), start=jnp.zeros((), dtype))
     norm = jnp.sqrt(left_square) * jnp.sqrt(right_square)
     return jnp.where(norm > 0, inner / jnp.where(norm > 0, norm, 1), 0)
 

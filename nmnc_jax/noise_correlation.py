@@ -5,7 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import check_batch, check_count, check_precision, named_leaves
+from nmnc_jax.checks import (
+    check_batch,
+    check_count,
+    check_key,
+    check_losses,
+    check_precision,
+    named_leaves,
+)
 from nmnc_jax.correlate import correlations
 from nmnc_jax.credit import (
     gradients_and_credit,
@@ -20,6 +27,7 @@ from nmnc_jax.model_check import Causal, examine
 from nmnc_jax.probes import DEFAULT, Probe, coordinate_size, relative_variance, some_examples
 from nmnc_jax.readouts import READOUTS, Found, Reading
 from nmnc_jax.schedule import all_finite, check_due, due_at, either, kept_if, when
+from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.state import (
     NoiseCorrelationState,
     check_state,
@@ -84,9 +92,9 @@ def noise_correlation(
 
     Raises:
         ValueError: if readout, feedback or horizon do not fit; (from init) what `check_model`
-            refuses, or if bases and feedback do not fit into memory; (from init and estimate) if
-            the loss is reduced, a rank exceeds a tap's units, an input is not finite, finite
-            differences meet a bfloat16 model, or the state belongs to another method or model.
+            refuses, if a loss is not finite, or if bases and feedback do not fit; (from init and
+            estimate) if the loss is reduced, a rank exceeds a tap's units, finite differences meet
+            a bfloat16 model, or the state belongs to another method or model.
 
     Source:
         Kang, Richards and Sabatini 2026 (arXiv 2601.02636): output readout on the neural manifold.
@@ -143,9 +151,13 @@ def noise_correlation(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> NoiseCorrelationState:
         model = Model(apply_fn, has_aux, kwargs)
-        inputs, _ = check_batch(batch)
+        inputs, targets = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
         check_passes(nodes)
+        tap = Tap()
+        outputs = model(params, inputs, tap)
+        if check:
+            check_losses(losses_of(loss_fn, outputs, targets), outputs, batch)
         report = examine(
             model,
             loss_fn,
@@ -157,8 +169,6 @@ def noise_correlation(
             learns=bool(learned),
         )
         layout = lay_out(nodes, report, subspace, feedback, own)
-        tap = Tap()
-        model(params, inputs, tap)
         return first_state(layout, nodes, tap.activations, subspace, feedback, key)
 
     def estimate(
@@ -170,6 +180,7 @@ def noise_correlation(
         due: Due | None = None,
         **kwargs: Any,
     ) -> tuple[Params, NoiseCorrelationState, Info]:
+        check_key(key)
         model = Model(apply_fn, has_aux, kwargs)
         inputs, targets = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
@@ -280,4 +291,4 @@ def noise_correlation(
             outputs = {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
             check_precision(str(probe.difference), arrays | outputs)
 
-    return Estimator(init, estimate, schedule)
+    return on_any_mesh(Estimator(init, estimate, schedule))

@@ -1,11 +1,13 @@
 """Probes: random coordinates from one key, and how a network's response to them is measured."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nmnc_jax.checks import check_count, check_sigma
 from nmnc_jax.layout import Nodes, TapShape, examples_of
@@ -26,8 +28,8 @@ class Probe:
         num: probes K per example and tap.
         kind: distribution of the coordinates, each of unit variance. "orthogonal" draws Haar frames
             scaled by sqrt(d) over all the probes that are averaged together (K x B for the `output`
-            readout, K for `loss`); beyond d of them a new frame begins. All its coordinates are
-            drawn at once; the other kinds draw them probe by probe.
+            readout, K for `loss`); beyond d of them a new frame begins. Where a frame spans
+            several probes all coordinates are drawn at once, otherwise probe by probe.
         difference: "central" [y(x+xi) - y(x-xi)]/2, "forward" y(x+xi) - y(x), or "jvp", the exact
             directional derivative (no bias, no cancellation, works in bfloat16).
         sigma: root mean square of the perturbation per unit, relative to the tap's RMS activity.
@@ -127,9 +129,7 @@ def relative_variance(
     return own + (sources - 1) * d / count
 
 
-def draw(
-    key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, pooled: bool
-) -> Array:
+def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, pooled: bool) -> Any:
     """Prepares K draws, from each of which `coordinates` makes one probe's coordinates.
 
     Args:
@@ -141,22 +141,37 @@ def draw(
         pooled: whether all examples are averaged together, so that a frame runs over them.
 
     Returns:
-        K keys for independent kinds (so that memory does not grow with K), or the coordinates
-        themselves, [K, B T, d], for orthogonal ones.
+        With leading axis K: keys, so that memory does not grow with the coordinates of all probes;
+        the coordinates themselves, [K, B T, d], of orthogonal probes that share frames.
     """
     num = probe.num or 1
     if probe.kind != "orthogonal":
         return jax.random.split(key, num)
-    if pooled:
+    if not pooled:
+        keys = jax.random.split(key, rows)
+        frames = jax.lax.map(lambda key: haar_frames(key, num, dimension, dtype), keys)
+        return frames.swapaxes(0, 1)
+    if rows < dimension:
         frames = haar_frames(key, num * rows, dimension, dtype)
         return frames.reshape(num, rows, dimension)
-    keys = jax.random.split(key, rows)
-    frames = jax.lax.map(lambda key: haar_frames(key, num, dimension, dtype), keys)
-    return frames.swapaxes(0, 1)
+    # The frames that each probe's rows are in, of which it may share the first and the last.
+    start = np.arange(num) * rows
+    each = -(-rows // dimension) + (rows % dimension > 0 and num > 1)
+    keys = jax.random.split(key, -(-num * rows // dimension) + 1)
+    places = (start // dimension)[:, None] + np.arange(each)[None]
+    # The key of a shared frame is used by both probes on purpose.
+    shared = jax.random.wrap_key_data(
+        jax.random.key_data(keys)[places], impl=jax.random.key_impl(key)
+    )
+    return shared, jnp.asarray(start % dimension, jnp.int32)
 
 
-def coordinates(drawn: Array, probe: Probe, rows: int, dimension: int, dtype: DType) -> Array:
+def coordinates(drawn: Any, probe: Probe, rows: int, dimension: int, dtype: DType) -> Array:
     """Makes one probe's coordinates z, [B T, d], of unit variance, from one of the draws."""
+    if probe.kind == "orthogonal" and isinstance(drawn, tuple):
+        keys, start = drawn
+        frames = jax.lax.map(lambda key: haar_frames(key, dimension, dimension, dtype), keys)
+        return jax.lax.dynamic_slice_in_dim(frames.reshape(-1, dimension), start, rows)
     if probe.kind == "orthogonal":
         return drawn
     sample = jax.random.normal if probe.kind == "gaussian" else jax.random.rademacher
@@ -280,12 +295,15 @@ def linear_response(
     if probe.difference == "jvp":
         zeros = {name: jnp.zeros_like(clean[name]) for name in perturbed}
         fixed, pinned = (replay, {}) if isolated else ({}, outside)
-        return jax.linearize(lambda n: forward(Tap(n, replay=fixed, pinned=pinned)), zeros)[1]
+        with refused_without_derivative(f"tap {perturbed[0]!r}"):
+            return jax.linearize(lambda n: forward(Tap(n, replay=fixed, pinned=pinned)), zeros)[1]
     sigma = probe.sigma
 
     def respond(noise: Activations, factor: float) -> dict[str, Any]:
         noise = {name: factor * value for name, value in noise.items()}
-        return forward(Tap(noise, replay=replay))
+        # The difference of two passes is smaller than the rounding of TF32 or bfloat16 products.
+        with jax.default_matmul_precision("highest"):
+            return forward(Tap(noise, replay=replay))
 
     def slopes(noise: Activations) -> dict[str, Any]:
         higher, lower = respond(noise, sigma), respond(noise, -sigma)
@@ -293,9 +311,29 @@ def linear_response(
 
     if probe.difference == "central":
         return slopes
-    baseline = forward(Tap(replay=replay))
+    with jax.default_matmul_precision("highest"):
+        baseline = forward(Tap(replay=replay))
 
     def forward_slopes(noise: Activations) -> dict[str, Any]:
         return jax.tree.map(lambda high, low: (high - low) / sigma, respond(noise, sigma), baseline)
 
     return forward_slopes
+
+
+@contextlib.contextmanager
+def refused_without_derivative(where: str) -> Iterator[None]:
+    """Names what is differentiated forward, and the remedy, where JAX cannot do it.
+
+    Raises:
+        ValueError: if the model holds a ``jax.custom_vjp`` function or a callback.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        held = next((h for h in ("custom_vjp", "callback") if h in str(error).lower()), None)
+        if held is None:
+            raise
+        raise ValueError(
+            f'difference is "jvp" and the model holds a {held} after {where}, which has no '
+            'derivative along a direction; it takes difference="central", or a jax.custom_jvp'
+        ) from error

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from nmnc_jax.sharding import loop
 from nmnc_jax.types import Array, Due
 
 Tree = TypeVar("Tree")
@@ -58,11 +58,12 @@ def when(due: bool | Array, change: Callable[[Tree], Tree], tree: Tree) -> Tree:
         return change(tree) if due else tree
     leaves, structure = jax.tree.flatten(tree)
 
-    def turn(_: Array, flat: list[Array]) -> list[Array]:
+    def turn(flat: list[Array]) -> list[Array]:
         shaped = [leaf.reshape(like.shape) for leaf, like in zip(flat, leaves, strict=True)]
         return [leaf.reshape(-1) for leaf in jax.tree.leaves(change(structure.unflatten(shaped)))]
 
-    flat = lax.fori_loop(0, due.astype(jnp.int32), turn, [leaf.reshape(-1) for leaf in leaves])
+    flat = [leaf.reshape(-1) for leaf in leaves]
+    flat = loop(due.astype(jnp.int32), turn, flat)
     return structure.unflatten(
         [f.reshape(like.shape) for f, like in zip(flat, leaves, strict=True)]
     )

@@ -7,9 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.backprop import EmptyState
-from nmnc_jax.checks import check_batch, check_count, check_precision, check_sigma, named_leaves
+from nmnc_jax.checks import (
+    check_batch,
+    check_count,
+    check_key,
+    check_losses,
+    check_precision,
+    check_sigma,
+    named_leaves,
+)
 from nmnc_jax.correlate import mean_over_probes
 from nmnc_jax.credit import info_from, losses_of
+from nmnc_jax.probes import refused_without_derivative
+from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, no_tap
 from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
 
@@ -42,7 +52,7 @@ def weight_perturbation(
 
     Raises:
         ValueError: if `num` or `sigma` is out of range; (from init and estimate) if the loss is
-            reduced, an input is not finite, or a parameter or the output is bfloat16.
+            reduced, or a parameter or the output is bfloat16; (from init) if a loss is not finite.
 
     Source:
         Spall 1992; Malladi et al. 2023 (arXiv 2305.17333).
@@ -57,7 +67,9 @@ def weight_perturbation(
 
     def central(mean_loss: Callable[[list[Array]], Array], leaves: list[Array]) -> Slope:
         def moved(noise: list[Array], factor: float) -> Array:
-            return mean_loss([leaf + factor * z for leaf, z in zip(leaves, noise, strict=True)])
+            # The passes' difference is smaller than the rounding of TF32 or bfloat16 products.
+            with jax.default_matmul_precision("highest"):
+                return mean_loss([leaf + factor * z for leaf, z in zip(leaves, noise, strict=True)])
 
         return lambda noise: (moved(noise, sigma) - moved(noise, -sigma)) / (2 * sigma)
 
@@ -79,8 +91,8 @@ def weight_forward_gradient(
         An `Estimator` with an empty state; its info has no credit.
 
     Raises:
-        ValueError: if `num` is out of range; (from init and estimate) if the loss is reduced or an
-            input is not finite.
+        ValueError: if `num` is out of range; (from init and estimate) if the loss is reduced or the
+            model has no derivative along a direction; (from init) if a loss is not finite.
 
     Source:
         Baydin et al. 2022 (arXiv 2202.08587).
@@ -93,7 +105,8 @@ def weight_forward_gradient(
     check_count("num", num)
 
     def exact(mean_loss: Callable[[list[Array]], Array], leaves: list[Array]) -> Slope:
-        return jax.linearize(mean_loss, leaves)[1]
+        with refused_without_derivative("the parameters"):
+            return jax.linearize(mean_loss, leaves)[1]
 
     return _along_weights(apply_fn, loss_fn, num, has_aux, "jvp", exact)
 
@@ -121,7 +134,10 @@ def _along_weights(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> EmptyState:
         del key
-        check(Model(apply_fn, has_aux, kwargs), params, batch)
+        model = Model(apply_fn, has_aux, kwargs)
+        check(model, params, batch)
+        outputs = model(params, batch[0], no_tap)
+        check_losses(losses_of(loss_fn, outputs, batch[1]), outputs, batch)
         return EmptyState()
 
     def estimate(
@@ -134,6 +150,7 @@ def _along_weights(
         **kwargs: Any,
     ) -> tuple[Params, EmptyState, Info]:
         del due
+        check_key(key)
         model = Model(apply_fn, has_aux, kwargs)
         check(model, params, batch)
         inputs, targets = batch
@@ -154,20 +171,22 @@ def _along_weights(
 
         slope = slope_of(mean_loss, moving)
 
-        def one_probe(key: Array) -> list[Array]:
+        def noise_of(key: Array) -> list[Array]:
             keys = jax.random.split(key, len(moving))
-            noise = [
+            return [
                 jax.random.normal(k, leaf.shape, leaf.dtype)
                 for k, leaf in zip(keys, moving, strict=True)
             ]
+
+        def one_probe(noise: list[Array]) -> list[Array]:
             along = slope(noise)
             return [along.astype(z.dtype) * z for z in noise]
 
-        found = mean_over_probes(one_probe, jax.random.split(key, num), num, chunk=1)
+        found = mean_over_probes(one_probe, noise_of, jax.random.split(key, num), num, chunk=1)
         gradients = jax.tree.unflatten(tree, replaced(found, jnp.zeros_like))
         return gradients, state, info_from(losses, outputs, {}, gradients, aux=aux)
 
-    return Estimator(init, estimate)
+    return on_any_mesh(Estimator(init, estimate))
 
 
 def _is_floating(leaf: Any) -> bool:

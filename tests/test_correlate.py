@@ -13,7 +13,7 @@ from tests.cases import CASES, linear_case, squared_error
 @pytest.mark.parametrize(("num", "chunk"), [(1, 1), (6, 1), (6, 2), (6, 6)])
 def test_mean_over_probes_is_the_mean(num, chunk):
     draws = jnp.arange(float(num * 2)).reshape(num, 2)
-    mean = mean_over_probes(lambda row: {"square": row**2}, draws, num, chunk)
+    mean = mean_over_probes(lambda row: {"square": row**2}, lambda row: row, draws, num, chunk)
     np.testing.assert_allclose(mean["square"], (draws**2).mean(0))
 
 

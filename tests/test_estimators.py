@@ -1,5 +1,7 @@
 """Every estimator: one protocol, the scale of jax.grad, one compilation, one device or eight."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -261,17 +263,75 @@ def test_bfloat16_trains_with_jvp_probes_and_is_refused_with_differences():
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_input_that_is_not_finite_is_refused(name, bad):
+def test_a_first_batch_whose_losses_are_not_finite_is_refused(name):
     case = CASES["dense"]()
     estimator = ESTIMATORS[name](case.apply_fn, squared_error)
-    batch = case.batch[0].at[0, 0].set(bad), case.batch[1]
-    with pytest.raises(ValueError, match="batch inputs hold a value that is not finite"):
-        estimator.init(case.params, batch)
+    for bad in (jnp.nan, jnp.inf):
+        inputs, targets = (part.at[0, 0].set(bad) for part in case.batch)
+        for batch, part in (
+            ((inputs, case.batch[1]), "inputs"),
+            ((case.batch[0], targets), "targets"),
+        ):
+            message = rf"for example 0, .*: batch {part} hold a value that is not finite"
+            with pytest.raises(ValueError, match=message):
+                checked(name, case, squared_error).init(case.params, batch)
+    # Later it is the step that says so, alike inside and outside of jit.
     state = estimator.init(case.params, case.batch)
-    batch = case.batch[0], case.batch[1].at[0, 0].set(bad)
-    with pytest.raises(ValueError, match="batch targets hold a value that is not finite"):
-        estimator.estimate(jax.random.key(0), case.params, batch, state)
+    for estimate in (estimator.estimate, jax.jit(estimator.estimate)):
+        assert not estimate(jax.random.key(0), case.params, batch, state)[2].finite
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_a_loss_masks_is_taken_as_it_is(name):
+    def masked(outputs, targets):
+        missing = jnp.isnan(targets)
+        return jnp.where(missing, 0, (outputs - jnp.where(missing, 0, targets)) ** 2).sum(-1)
+
+    case = CASES["dense"]()
+    batch = case.batch[0], case.batch[1].at[0, 0].set(jnp.nan)
+    estimator = checked(name, case, masked)
+    state = estimator.init(case.params, batch)
+    gradients, _, info = estimator.estimate(jax.random.key(0), case.params, batch, state)
+    assert info.finite
+    again = jax.jit(estimator.estimate)(jax.random.key(0), case.params, batch, state)[0]
+    assert relative_error(again, gradients) < 1e-4
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_mistakes_at_the_door_are_named(name):
+    case = CASES["dense"]()
+
+    def labelled(outputs, labels):
+        return -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], 1)[:, 0]
+
+    labels = jnp.array([0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"targets are from 0 to 3, of outputs \(4, 3\): labels"):
+        checked(name, case, labelled).init(case.params, (case.batch[0], labels))
+    estimator = ESTIMATORS[name](case.apply_fn, squared_error)
+    for batch, message in (
+        ({"x": 1, "y": 2}, "batch is a dict of 2"),
+        ((*case.batch, 3), "batch is a tuple of 3"),
+        (tuple(part[:0] for part in case.batch), r"batch inputs has shape \(0, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            estimator.init(case.params, batch)
+    state = estimator.init(case.params, case.batch)
+    for key, message in (
+        (case.params, "key is a dict"),
+        (0, "key is a int"),
+        (jax.random.split(jax.random.key(0), 3), r"key is an array key<fry>\[3\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            estimator.estimate(key, case.params, case.batch, state)
+
+
+def checked(name, case, loss):
+    """The estimator without what says that this case is known to be right."""
+    methods = {
+        "nmnc": functools.partial(nmnc_jax.nmnc, rank=4),
+        "control_variate": functools.partial(nmnc_jax.forward_gradient, feedback_decay=0.9),
+    }
+    return methods.get(name, getattr(nmnc_jax, name, None))(case.apply_fn, loss)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

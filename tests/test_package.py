@@ -27,6 +27,7 @@ README = (PACKAGE.parent / "README.md").read_text()
 BLOCKS = [part.split("```")[0] for part in README.split("```python\n")[1:]]
 PIPELINE = (
     "types",
+    "sharding",
     "checks",
     "taps",
     "dependence",

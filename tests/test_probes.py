@@ -1,5 +1,7 @@
 """Probes: moments of the coordinates, and exactness of what is measured."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,9 @@ def drawn(kind, num, batch, dimension, pooled=True, seed=0):
         dtype=jnp.float32,
         pooled=pooled,
     )
-    make = jax.vmap(lambda d: coordinates(d, probe, batch, dimension, jnp.float32))
+    make = jax.jit(
+        partial(jax.lax.map, lambda d: coordinates(d, probe, batch, dimension, jnp.float32))
+    )
     return np.asarray(make(draws), np.float64)
 
 

@@ -178,6 +178,8 @@ def _noise(seeds: Array, step: Array, units: int) -> Array:
     """Gaussian noise of one time step, [B, N], each example's from its own seed."""
 
     def one(seed: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.key(seed), step), (units,))
+        # Of other generators an example's noise depends on the seeds that it is mapped beside.
+        key = jax.random.key(seed, impl="threefry2x32")
+        return jax.random.normal(jax.random.fold_in(key, step), (units,))
 
     return jax.vmap(one)(seeds)

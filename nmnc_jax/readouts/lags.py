@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nmnc_jax.layout import TapShape, at_least_float32, output_rows
+from nmnc_jax.sharding import zeros_of
 from nmnc_jax.types import Array
 
 
@@ -79,7 +80,7 @@ def credit_by_lag(shape: TapShape, coordinates: Array, error: Array) -> Array:
         lag, matrix = lag_and_matrix
         return credit + later(lag) @ matrix, None
 
-    nothing = jnp.zeros((*error.shape[:2], coordinates.shape[1]), coordinates.dtype)
+    nothing = zeros_of(jax.eval_shape(lambda: error @ by_lag[0]))
     credit, _ = lax.scan(add, nothing, (jnp.arange(len(by_lag)), by_lag))
     return credit.reshape(shape.rows, -1)
 

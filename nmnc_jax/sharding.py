@@ -1,0 +1,175 @@
+"""Any mesh: what sharding by hand, inside ``jax.shard_map`` or under Explicit axes, asks of values.
+
+The library says nothing of devices: it leaves sharding to the compiler. These functions do so where
+JAX wants to be told.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nmnc_jax.types import Array, Due, Estimator
+
+
+def zeros_of(shape: Any) -> Array:
+    """Zeros of a shape and dtype, varying over the devices that its value varies over."""
+    return _varying_over(jnp.zeros(shape.shape, shape.dtype), _axes_varied(shape))
+
+
+def loop(turns: Array, turn: Callable[[list[Array]], list[Array]], carry: list[Array]) -> Any:
+    """``lax.fori_loop`` over arrays that a turn may make vary over more devices than before it."""
+    while AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+        before = [_axes_varied(jax.typeof(value)) for value in carry]
+        after = [
+            before[place] | _axes_varied(s) for place, s in enumerate(jax.eval_shape(turn, carry))
+        ]
+        if after == before:
+            break
+        carry = [_varying_over(value, axes) for value, axes in zip(carry, after, strict=True)]
+
+    def body(_: Array, carry: list[Array]) -> list[Array]:
+        return [
+            _varying_over(new, _axes_varied(jax.typeof(old)))
+            for new, old in zip(turn(carry), carry, strict=True)
+        ]
+
+    return lax.fori_loop(0, turns, body, carry)
+
+
+def _axes_varied(value: Any) -> frozenset[str]:
+    kind = getattr(value, "manual_axis_type", None)
+    return frozenset() if kind is None else frozenset(kind.varying)
+
+
+def _varying_over(value: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(axes - _axes_varied(jax.typeof(value)))
+    return lax.pcast(value, missing, to="varying") if missing else value
+
+
+def on_any_mesh(estimator: Estimator) -> Estimator:
+    """An estimator that leaves sharding to the compiler on a mesh with Explicit axes.
+
+    Gradients have the shardings of the parameters, the state those that it had, and what has a row
+    per example that of the batch.
+    """
+
+    @functools.wraps(estimator.init)
+    def init(params: Any, batch: Any, *, key: Array | None = None, **kwargs: Any) -> Any:
+        arguments = params, batch, key, kwargs
+        mesh = _explicit_mesh(arguments)
+
+        def first(params: Any, batch: Any, key: Any, kwargs: Any) -> Any:
+            return estimator.init(params, batch, key=key, **kwargs)
+
+        if mesh is None:
+            return first(*arguments)
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
+            return _by_compiler(mesh, first, lambda state: _like(state, mesh), arguments)
+        # Values, which init looks at, are to stay values.
+        concrete = _mesh_of_values(arguments)
+        kinds = (AxisType.Auto,) * len(concrete.axis_names)
+        automatic = Mesh(concrete.devices, concrete.axis_names, axis_types=kinds)
+        with jax.set_mesh(automatic):
+            state = first(*jax.tree.map(lambda leaf: _moved(leaf, automatic), arguments))
+        with jax.set_mesh(concrete):
+            return jax.device_put(state, NamedSharding(concrete, PartitionSpec()))
+
+    @functools.wraps(estimator.estimate)
+    def estimate(
+        key: Array,
+        params: Any,
+        batch: Any,
+        state: Any,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        arguments = key, params, batch, state, kwargs
+        mesh = _explicit_mesh(arguments)
+
+        def step(key: Any, params: Any, batch: Any, state: Any, kwargs: Any) -> Any:
+            return estimator.estimate(key, params, batch, state, due=due, **kwargs)
+
+        if mesh is None:
+            return step(*arguments)
+        rows = jax.typeof(jax.tree.leaves(batch)[0])
+        by_row = NamedSharding(mesh, PartitionSpec(*rows.sharding.spec[:1]))
+
+        def shardings(found: Any) -> Any:
+            info = jax.tree.map(
+                lambda leaf: by_row if leaf.shape[:1] == rows.shape[:1] else _whole(mesh), found[2]
+            )
+            return _like(params, mesh), _like(state, mesh), info
+
+        return _by_compiler(mesh, step, shardings, arguments)
+
+    return Estimator(init, estimate, estimator.due)
+
+
+def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+    """The mesh with Explicit axes that an array of a tree is on."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(jax.typeof(leaf), "sharding", None)
+        mesh = getattr(sharding, "mesh", None)
+        if mesh is not None and AxisType.Explicit in mesh.axis_types:
+            return mesh
+    return None
+
+
+def _mesh_of_values(tree: Any) -> Mesh:
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree)]
+    return next(
+        each.mesh
+        for each in shardings
+        if isinstance(each, NamedSharding) and isinstance(each.mesh, Mesh)
+    )
+
+
+def _moved(leaf: Any, mesh: Mesh) -> Any:
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return leaf
+    return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+
+
+def _whole(mesh: AbstractMesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _like(tree: Any, mesh: AbstractMesh) -> Any:
+    """The shardings of a tree on a mesh; whole where a leaf is not on it."""
+
+    def of(leaf: Any) -> NamedSharding:
+        sharding = getattr(jax.typeof(leaf), "sharding", None)
+        on_it = getattr(sharding, "mesh", None) == mesh
+        return NamedSharding(mesh, sharding.spec) if on_it else _whole(mesh)  # pyright: ignore
+
+    return jax.tree.map(of, tree)
+
+
+def _by_compiler(
+    mesh: AbstractMesh,
+    function: Callable[..., Any],
+    shardings: Callable[[Any], Any],
+    arguments: tuple[Any, ...],
+) -> Any:
+    """Calls a function with all Explicit axes left to the compiler."""
+
+    def alone(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), jax.typeof(leaf).dtype)
+
+    shapes = jax.eval_shape(function, *jax.tree.map(alone, arguments))
+    axes = tuple(
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Explicit
+    )
+    with jax.sharding.use_abstract_mesh(mesh):
+        automatic = jax.sharding.auto_axes(function, axes=axes, out_sharding=shardings(shapes))
+        return automatic(*arguments)
