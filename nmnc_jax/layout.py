@@ -25,12 +25,14 @@ class TapShape(NamedTuple):
         dtype: of the activation.
         batch_axis: place of the batch axis, after the time axes of the scans around the tap.
         order: place of the tap in the forward pass.
+        time_axes: number of time axes after the batch axis.
     """
 
     shape: tuple[int, ...]
     dtype: DType
     batch_axis: int
     order: int
+    time_axes: int = 0
 
     @property
     def batch(self) -> int:
@@ -39,12 +41,13 @@ class TapShape(NamedTuple):
 
     @property
     def times(self) -> tuple[int, ...]:
-        """Steps of each scan around the tap, from the outermost."""
-        return self.shape[: self.batch_axis]
+        """Steps of each scan around the tap, from the outermost, and of its own time axes."""
+        start = self.batch_axis + 1
+        return self.shape[: self.batch_axis] + self.shape[start : start + self.time_axes]
 
     @property
     def steps(self) -> int:
-        """Time steps of the scans around the tap, T; 1 without."""
+        """Time steps of the scans around the tap and of its time axes, T; 1 without."""
         return math.prod(self.times)
 
     @property
@@ -55,7 +58,12 @@ class TapShape(NamedTuple):
     @property
     def units(self) -> int:
         """Units per example and time step, n."""
-        return math.prod(self.shape[self.batch_axis + 1 :])
+        return math.prod(self.unit_axes)
+
+    @property
+    def unit_axes(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self.shape[self.batch_axis + 1 + self.time_axes :]
 
     def of_batch(self, batch: int) -> "TapShape":
         """The same tap with another number of examples."""
@@ -164,11 +172,13 @@ def trace_nodes(model: Callable[..., Any], params: Params, inputs: Inputs) -> No
 def _traced(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
     scopes: dict[str, tuple[str, ...]] = {}
     names: list[str] = []
+    time_axes: dict[str, int] = {}
 
     def forward(params: Params, inputs: Inputs) -> tuple[Any, Any]:
         tap = Tap()
         outputs = model(params, inputs, tap)
         scopes.update(tap.scopes)
+        time_axes.update(tap.time_axes)
         names.extend(name for name in tap.scopes if name in tap.activations)
         return outputs, tap.arrived
 
@@ -176,7 +186,13 @@ def _traced(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
     taps = {}
     for name in sorted(names):
         value = arrived[name]
-        taps[name] = TapShape(value.shape, value.dtype, len(scopes[name]), names.index(name))
+        taps[name] = TapShape(
+            value.shape,
+            value.dtype,
+            len(scopes[name]),
+            names.index(name),
+            time_axes.get(name, 0),
+        )
     return Nodes({node: arrived[node] for node in scopes}, scopes, outputs, taps)
 
 
@@ -300,6 +316,11 @@ def stages_of(nodes: Nodes, structure: Structure, name: str) -> tuple[tuple[str,
     remedy = (
         'in a scan, mark all that it feeds by tap.linear in the same body; or take readout="output"'
     )
+    if shape.time_axes:
+        raise ValueError(
+            f"tap {name!r} has time_axes={shape.time_axes}; readout 'next' takes none, as a stage "
+            'may mix positions: tap each example as a whole, or take readout="output"'
+        )
     if name in structure.carried:
         raise ValueError(
             f"tap {name!r} feeds later time steps unmarked; readout 'next' takes stages that end "
@@ -354,8 +375,8 @@ def flatten_stage(shape: TapShape, value: Any) -> Array:
 
 def unflatten(shape: TapShape, rows: Array) -> Array:
     """Inverts `flatten`: [B T, n] back to the activation's shape."""
-    units = shape.shape[shape.batch_axis + 1 :]
-    return jnp.moveaxis(rows.reshape(shape.batch, *shape.times, *units), 0, shape.batch_axis)
+    wide = rows.reshape(shape.batch, *shape.times, *shape.unit_axes)
+    return jnp.moveaxis(wide, 0, shape.batch_axis)
 
 
 def output_rows(outputs: Any) -> Array:
@@ -369,7 +390,7 @@ def output_rows(outputs: Any) -> Array:
 
 def has_time_of(shape: TapShape, response: Any) -> bool:
     """Whether every array of a response has the tap's time axes after its axis of examples."""
-    axes = shape.batch_axis
+    axes = len(shape.times)
     return axes > 0 and all(
         leaf.shape[1 : axes + 1] == shape.times for leaf in jax.tree.leaves(response)
     )

@@ -63,3 +63,37 @@ def tap_submodules(apply: Callable[[Params, Inputs], Array], names: Sequence[str
         return outputs
 
     return apply_fn
+
+
+def lift(
+    transform: Callable[..., Any], module: nn.Module, tap: TapLike, **settings: Any
+) -> Callable[..., Any]:
+    """Calls a tapped submodule under one of Linen's transformations, such as ``nn.remat``.
+
+    Args:
+        transform: ``nn.remat``, ``nn.checkpoint`` or ``nn.jit``.
+        module: a submodule whose ``__call__`` takes a tap last.
+        tap: of the module around it.
+        settings: passed to `transform`.
+
+    Returns:
+        A function of the arguments before the tap.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp
+        >>> from nmnc_jax import no_tap, run
+        >>> from nmnc_jax.linen import lift
+        >>> class Block(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, tap=no_tap):
+        ...         return tap("hidden", nn.tanh(nn.Dense(4)(x)))
+        >>> class Network(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, tap=no_tap):
+        ...         return nn.Dense(2)(lift(nn.remat, Block(), tap)(x))
+        >>> params = Network().init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> run(Network().apply, params, jnp.ones((5, 3)))[1]["hidden"].shape
+        (5, 4)
+    """
+    body = tap.lift(lambda function: transform(function, **settings), lambda module, *a: module(*a))
+    return lambda *arguments: body(module, *arguments)

@@ -360,13 +360,14 @@ class _Trial:
         self._respond = lambda masks: jax.device_get(responded(masks)[0])
 
     def _masks(self, names: list[str], mask: Any = None) -> dict[str, np.ndarray]:
-        """1 where a tap has noise: [..., B], or where `mask` [T, B] or [B] has it."""
+        """1 where a tap has noise, or where `mask` [T, B] or [B] has it; [..., B, ...]."""
         masks = {}
         for name, shape in self._shapes.items():
             places = np.zeros((shape.steps, shape.batch), np.float32)
             if name in names:
                 places[:] = 1 if mask is None else mask
-            masks[name] = places.reshape(*shape.times, shape.batch)
+            by_time = places.reshape(*shape.times, shape.batch)
+            masks[name] = np.moveaxis(by_time, -1, shape.batch_axis)
         return masks
 
     def _changes(self, masks: dict[str, np.ndarray]) -> Any:

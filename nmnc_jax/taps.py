@@ -1,10 +1,12 @@
 """The tap: one hook in the forward function that gives every reading of the network."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 from jax import lax
 
@@ -14,13 +16,16 @@ OUTPUTS = "outputs:"
 """The node that stands for what the model returns."""
 
 
+Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
 class TapLike(Protocol):
     """What a model receives: call it on each hidden activation, scan with it over time.
 
     A model may also mark where the linear stage after a tap ends, for the readout `next`.
     """
 
-    def __call__(self, name: str, activation: Array) -> Array:
+    def __call__(self, name: str, activation: Array, *, time_axes: int = 0) -> Array:
         """Passes one activation through the tap; what it returns is to be used in its place."""
         ...
 
@@ -41,12 +46,45 @@ class TapLike(Protocol):
         """Runs ``lax.scan`` with a body ``(carry, x, tap) -> (carry, y)``."""
         ...
 
+    def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
+        """Transforms a body ``(*arguments, tap) -> result`` by a transformation of functions."""
+        ...
 
-class _NoTap:
+    def checkpoint(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        """Rematerialises a body ``(*arguments, tap) -> result`` as ``jax.checkpoint`` does."""
+        ...
+
+    def jit(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles a body ``(*arguments, tap) -> result`` as ``jax.jit`` does."""
+        ...
+
+    def vmap(self, body: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        """Maps a body ``(*arguments, tap) -> result`` of one example over examples."""
+        ...
+
+    def cond(self, predicate: Any, *branches_and_operands: Any) -> Any:
+        """Runs ``lax.cond`` with two branches ``(*operands, tap) -> result``."""
+        ...
+
+
+class _Forms:
+    """The forms of transformations that follow from `lift`."""
+
+    def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
+        raise NotImplementedError
+
+    def checkpoint(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        return self.lift(functools.partial(jax.checkpoint, **settings), body)
+
+    def jit(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        return self.lift(jax.jit, body)
+
+
+class _NoTap(_Forms):
     """The tap of an ordinary forward pass: it changes and records nothing."""
 
-    def __call__(self, name: str, activation: Array) -> Array:
-        del name
+    def __call__(self, name: str, activation: Array, *, time_axes: int = 0) -> Array:
+        del name, time_axes
         return activation
 
     def linear(self, value: Array) -> Array:
@@ -66,6 +104,22 @@ class _NoTap:
             return body(carry, x, self)
 
         return lax.scan(step, carry, xs, length, reverse=reverse, unroll=unroll)
+
+    def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
+        return transform(lambda *arguments: body(*arguments, self))
+
+    def vmap(self, body: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        return self.lift(functools.partial(jax.vmap, in_axes=in_axes), body)
+
+    def cond(
+        self,
+        predicate: Any,
+        true_body: Callable[..., Any],
+        false_body: Callable[..., Any],
+        *operands: Any,
+    ) -> Any:
+        bodies = (lambda *o, body=body: body(*o, self) for body in (true_body, false_body))
+        return lax.cond(predicate, *bodies, *operands)
 
 
 no_tap: TapLike = _NoTap()
@@ -89,7 +143,7 @@ Stage = Callable[[Array], Any]
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class Tap:
+class Tap(_Forms):
     """A recording tap, alive during one trace of the forward function.
 
     The places where it sees a value are the nodes of the network: its taps, the marks of `linear`,
@@ -104,11 +158,15 @@ class Tap:
             that of the activation.
         stages: node to the taps that feed it, each with a stage whose derivative is added to that
             of the value that arrives at the node; the value stays.
+        scope: the scans around what it sees.
+        around: the tap outside of the transformation that this one is inside of.
+        seen: of the activations there, those that come in by the transformation.
 
     Attributes:
         activations: tap name to what was recorded there.
         arrived: node to what arrived there, before noise and replay.
         scopes: node to the scans around it, from the outermost; in the order of the calls.
+        time_axes: tap name to the time axes that follow its axis of examples.
     """
 
     def __init__(
@@ -120,6 +178,8 @@ class Tap:
         pinned: Mapping[str, Array] = NONE,
         stages: Mapping[str, Mapping[str, Stage]] = NONE,
         scope: tuple[str, ...] = (),
+        around: "Tap | None" = None,
+        seen: Mapping[str, Array] = NONE,
     ):
         self.noise = noise
         self.cut = cut
@@ -129,22 +189,41 @@ class Tap:
         self.activations: Activations = {}
         self.arrived: dict[str, Any] = {}
         self.scopes: dict[str, tuple[str, ...]] = {}
+        self.time_axes: dict[str, int] = {}
         self._scope = scope
-        self._marks = 0
-        self._scans = 0
+        self._around = around
+        self._seen = seen
+        self._marks = around._marks if around else 0
+        self._scans = around._scans if around else 0
+        self._trace = jax.extend.core.get_opaque_trace_state(convention="nmnc_jax")
 
-    def __call__(self, name: str, activation: Array) -> Array:
+    def __call__(self, name: str, activation: Array, *, time_axes: int = 0) -> Array:
         """Records the activation under `name` (after adding its noise) and returns it.
+
+        Args:
+            name: of the tap.
+            activation: [B, ...], or [B, T, ...] with time axes.
+            time_axes: number of axes after that of the examples that are time: positions of a
+                transformer. Rows are then examples times positions, and units what is left.
 
         Raises:
             ValueError: if the name was used before in this pass, the activation is not a
-                floating-point array, or the noise has another shape than the activation.
+                floating-point array or has too few axes, the noise has another shape than the
+                activation, or the tap is inside a transformation that it does not know of.
         """
+        self._check_trace(f"tap {name!r}")
         if not jnp.issubdtype(activation.dtype, jnp.floating):
             raise ValueError(
                 f"tap {name!r} got an activation of dtype {activation.dtype}; "
                 "it takes floating-point arrays"
             )
+        if time_axes:
+            if activation.ndim < time_axes + 1:
+                raise ValueError(
+                    f"tap {name!r} got shape {activation.shape} with time_axes={time_axes}; it "
+                    "takes the axis of examples and the time axes at least"
+                )
+            self.time_axes[name] = time_axes
         activation = self._arrive(name, activation, self._scope)
         if name in self.noise:
             noise = jnp.asarray(self.noise[name])
@@ -168,6 +247,7 @@ class Tap:
         goes on to the next step and what is read out of this one.
         """
         self._marks += 1
+        self._check_trace("tap.linear")
         return self._arrive(self._label("linear", self._marks), value, self._scope)
 
     def finish(self, outputs: Any) -> Any:
@@ -207,12 +287,14 @@ class Tap:
         if not leaves and length is None:
             raise ValueError("length is None and xs has no array; tap.scan takes one of them")
         steps = leaves[0].shape[0] if leaves else length
+        self._check_trace("tap.scan")
         scopes: dict[str, tuple[str, ...]] = {}
 
         def names_inside(carry: Any, xs: Any) -> None:
             tap = Tap(scope=scope)
             body(carry, jax.tree.map(lambda leaf: leaf[0], xs), tap)
             scopes.update(tap.scopes)
+            self.time_axes |= tap.time_axes
 
         jax.eval_shape(names_inside, carry, xs)
 
@@ -247,6 +329,137 @@ class Tap:
         self.activations |= activations
         return carry, ys
 
+    def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
+        """Transforms a body that receives a tap of its own.
+
+        Args:
+            transform: a transformation of functions that takes arguments and results as they are:
+                ``jax.checkpoint``, ``jax.jit``, ``flax.linen.remat``.
+            body: ``body(*arguments, tap) -> result``.
+
+        Returns:
+            A function of the arguments; what is tapped inside is recorded outside.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from nmnc_jax import run
+            >>> def block(weights, x, tap):
+            ...     return tap("hidden", jnp.tanh(x @ weights))
+            >>> def model(weights, x, tap):
+            ...     return tap.lift(jax.checkpoint, block)(weights, x)
+            >>> run(model, jnp.ones((3, 4)), jnp.ones((5, 3)))[1]["hidden"].shape
+            (5, 4)
+        """
+
+        def lifted(*arguments: Any) -> Any:
+            self._check_trace("a form of tap")
+            inside, last = self._inside(body)
+            result, *recorded = transform(inside)(
+                *arguments, (dict(self.noise), dict(self.replay), dict(self.pinned), {})
+            )
+            self._absorb(last[-1], *recorded)
+            return result
+
+        return lifted
+
+    def vmap(self, body: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        """Maps a body of one example over examples, with a tap of its own.
+
+        Args:
+            body: ``body(*arguments, tap) -> result`` of one example.
+            in_axes: as ``jax.vmap`` takes it, for the arguments.
+
+        Returns:
+            A function of the arguments of all examples; what is tapped inside is recorded outside
+            with a leading axis of examples.
+        """
+
+        def mapped(*arguments: Any) -> Any:
+            self._check_trace("tap.vmap")
+            axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
+            look, last = Tap(scope=self._scope, around=self)._inside(body)
+            jax.eval_shape(jax.vmap(look, in_axes=(*axes, None)), *arguments, ({}, {}, {}, {}))
+            nodes = last[-1].scopes
+            inside, last = self._inside(body)
+            given = tuple(
+                {name: each[name] for name in nodes if name in each}
+                for each in (self.noise, self.replay, self.pinned)
+            )
+            sources = {source for node in nodes for source in self.stages.get(node, {})} - {*nodes}
+            seen = {source: self._activation(source) for source in sources}
+            result, *recorded = jax.vmap(inside, in_axes=(*axes, 0))(*arguments, (*given, seen))
+            self._absorb(last[-1], *recorded)
+            return result
+
+        return mapped
+
+    def cond(
+        self,
+        predicate: Any,
+        true_body: Callable[..., Any],
+        false_body: Callable[..., Any],
+        *operands: Any,
+    ) -> Any:
+        """Runs ``lax.cond`` with branches ``(*operands, tap) -> result``.
+
+        Raises:
+            ValueError: if a tap is in one branch alone.
+        """
+        self._check_trace("tap.cond")
+        given = dict(self.noise), dict(self.replay), dict(self.pinned), {}
+        branches = [self._inside(body) for body in (true_body, false_body)]
+        for inside, _ in branches:
+            jax.eval_shape(inside, *operands, given)
+        for name in set(branches[0][1][-1].scopes) ^ set(branches[1][1][-1].scopes):
+            raise ValueError(
+                f"tap {name!r} is in one branch of tap.cond alone; it takes branches with the same "
+                "taps and marks"
+            )
+        result, *recorded = lax.cond(
+            predicate, *(inside for inside, _ in branches), *operands, given
+        )
+        self._absorb(branches[0][1][-1], *recorded)
+        return result
+
+    def _inside(self, body: Callable[..., Any]) -> tuple[Callable[..., Any], list["Tap"]]:
+        """A body as a function of arrays alone, and the taps of its traces."""
+        taps: list[Tap] = []
+
+        def inside(*arguments: Any) -> tuple[Any, Activations, dict[str, Any]]:
+            noise, replay, pinned, seen = arguments[-1]
+            tap = Tap(
+                noise,
+                cut=self.cut,
+                replay=replay,
+                pinned=pinned,
+                stages=self.stages,
+                scope=self._scope,
+                around=self,
+                seen=seen,
+            )
+            taps.append(tap)
+            result = body(*arguments[:-1], tap)
+            return result, tap.activations, tap.arrived
+
+        return inside, taps
+
+    def _absorb(self, inner: "Tap", activations: Activations, arrived: dict[str, Any]) -> None:
+        """Records what a tap inside a transformation saw, as it comes out."""
+        for node, scope in inner.scopes.items():
+            self._record(node, arrived[node], scope)
+        self.activations |= activations
+        self.time_axes |= inner.time_axes
+        self._marks, self._scans = inner._marks, inner._scans
+
+    def _check_trace(self, what: str) -> None:
+        if jax.extend.core.get_opaque_trace_state(convention="nmnc_jax") != self._trace:
+            raise ValueError(
+                f"{what} is called inside a transformation that the tap does not know of "
+                "(jax.checkpoint, jit, vmap, lax.scan, cond, while_loop, or one of Flax); it takes "
+                "the tap's own form: tap.checkpoint, tap.jit, tap.vmap, tap.scan, tap.cond or "
+                "tap.lift, or nmnc_jax.linen.lift; what is in a while_loop is tapped outside of it"
+            )
+
     def _label(self, kind: str, number: int) -> str:
         return "/".join((*self._scope[-1:], f"{kind}:{number}"))
 
@@ -254,9 +467,18 @@ class Tap:
         self._record(node, value, scope)
         value = self.replay.get(node, value)
         for source, stage in self.stages.get(node, {}).items():
-            added = stage(self.activations[source])
-            value = jax.tree.map(lambda v, a: _pin(v + a.astype(v.dtype), v), value, added)
+            added = stage(self._activation(source))
+            value = jax.tree.map(
+                lambda v, a: _pin(v + a.reshape(v.shape).astype(v.dtype), v), value, added
+            )
         return value
+
+    def _activation(self, name: str) -> Array:
+        for known in (self.activations, self._seen):
+            if name in known:
+                return known[name]
+        assert self._around is not None
+        return self._around._activation(name)
 
     def _record(self, node: str, value: Any, scope: tuple[str, ...]) -> None:
         if node in self.arrived:

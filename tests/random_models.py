@@ -1,5 +1,6 @@
 """Random models for hypothesis: graphs of layers with taps, marks and scans at random places."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,13 +19,18 @@ WEIGHTS = weights(
 
 
 class Layer(NamedTuple):
-    """One layer: its kind, the values that it takes, its weights, and how it is tapped."""
+    """One layer: its kind, the values that it takes, its weights, and how it is tapped.
+
+    `form` is the transformation that it stands in, and `flag` the direction of a scan, or whether
+    positions of a sequence are rows of the tap.
+    """
 
     kind: str
     takes: tuple[int, ...]
     weights: str
     tap: str
-    reverse: bool
+    form: str
+    flag: bool
 
 
 class Program(NamedTuple):
@@ -42,6 +48,10 @@ class Program(NamedTuple):
     @property
     def scans(self):
         return any(x.kind in ("scan", "emit", "final") for x in self.layers)
+
+    @property
+    def positions(self):
+        return any(x.flag for x in self.layers)
 
     @property
     def coupled(self):
@@ -90,8 +100,9 @@ def programs(draw):
         how = draw(st.sampled_from(["none", "none", "tap", "tap", "mark"]))
         if how == "tap" and draw(st.integers(0, 19)) == 0:
             how = "forgotten"
-        reverse = draw(st.booleans())
-        layers.append(Layer(kind, chosen, draw(st.sampled_from("abc")), how, reverse))
+        form = draw(st.sampled_from(["plain", "plain", "plain", "checkpoint", "jit"]))
+        name, flag = draw(st.sampled_from("abc")), draw(st.booleans())
+        layers.append(Layer(kind, chosen, name, how, form, flag))
         forms.append(form)
     if not any(layer.tap == "tap" for layer in layers):
         layers[-1] = layers[-1]._replace(tap="tap")
@@ -109,7 +120,14 @@ def build(program):
         for place, layer in enumerate(program.layers):
             used |= set(layer.takes)
             taken = [values[at] for at in layer.takes]
-            values.append(_run(layer, f"t{place}", p, taken, tap))
+
+            def run(p, *taken, layer=layer, name=f"t{place}"):
+                *taken, tap = taken
+                return _run(layer, name, p, taken, tap)
+
+            forms = {"checkpoint": tap.checkpoint, "jit": tap.jit}
+            run = forms[layer.form](run) if layer.form in forms else partial(_with, run, tap)
+            values.append(run(p, *taken))
         # Whatever nothing else takes is read by the outputs.
         free = [value for place, value in enumerate(values) if place not in used]
         return sum(_read(value, program.output) @ p["out"] for value in free)
@@ -122,6 +140,10 @@ def build(program):
     return Case(model, WEIGHTS, (inputs, targets)), losses[program.loss]
 
 
+def _with(run, tap, *arguments):
+    return run(*arguments, tap)
+
+
 def _read(value, form):
     if form == SEQUENCE:
         return value if value.ndim == 3 else jnp.stack([value] * STEPS, 1)
@@ -132,7 +154,8 @@ def _tapped(layer, name, value, tap):
     if layer.tap == "forgotten":
         tap(name, value)
     elif layer.tap == "tap":
-        value = tap(name, value)
+        positions = layer.flag and value.ndim == 3
+        value = tap(name, value, time_axes=1) if positions else tap(name, value)
     elif layer.tap == "mark":
         value = tap.linear(value)
     return value
@@ -177,8 +200,8 @@ def _scanned(layer, name, p, x, tap):
         return carry, carry
 
     if layer.kind == "emit":
-        ys = tap.scan(body, x, None, length=STEPS, reverse=layer.reverse)[1]
+        ys = tap.scan(body, x, None, length=STEPS, reverse=layer.flag)[1]
         return jnp.moveaxis(ys, 0, 1)
     start = jnp.zeros((len(x), UNITS))
-    last, ys = tap.scan(body, start, jnp.moveaxis(x, 1, 0), reverse=layer.reverse)
+    last, ys = tap.scan(body, start, jnp.moveaxis(x, 1, 0), reverse=layer.flag)
     return last if layer.kind == "final" else jnp.moveaxis(ys, 0, 1)

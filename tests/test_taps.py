@@ -1,14 +1,18 @@
 """The tap's readings: clean, perturbed, cut, scanned, replayed."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import nmnc_jax
 from nmnc_jax import no_tap, run
 from nmnc_jax.layout import flatten, tap_shapes, unflatten
 from nmnc_jax.taps import Tap
-from tests.cases import CASES, linear_case, scanned_network
+from tests.cases import CASES, linear_case, relative_error, scanned_network, squared_error
+from tests.zoo import ZOO
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -132,3 +136,95 @@ def test_bad_scan_noise_is_refused():
 def test_bad_models_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
         tap_shapes(model, None, jnp.ones((4, 2)))
+
+
+def plain(p, x, tap):
+    """The model of `in_forms` without its forms."""
+    h = tap("h1", jnp.tanh(x @ p["in"]))
+    h = tap("h2", jnp.tanh(h @ p["a"]))
+    h = tap("h3", jnp.tanh(h @ p["b"]))
+    return tap("h4", jnp.where(p["in"][0, 0] > 0, jnp.sin(h), jnp.cos(h))) @ p["out"]
+
+
+@pytest.mark.parametrize("name", ["backprop", "nmnc", "vnc", "forward_gradient", "weight_mirror"])
+def test_a_form_of_the_tap_changes_nothing(name):
+    case, loss = ZOO["in forms"]
+    inputs = case.batch[0]
+    np.testing.assert_allclose(
+        case.apply_fn(case.params, inputs, no_tap), plain(case.params, inputs, no_tap), rtol=1e-6
+    )
+    settings = {"rank": 3} if name == "nmnc" else {}
+    found = []
+    for model in (case.apply_fn, plain):
+        estimator = getattr(nmnc_jax, name)(model, loss, **settings)
+        state = estimator.init(case.params, case.batch)
+        found.append(estimator.estimate(jax.random.key(0), case.params, case.batch, state)[0])
+    assert relative_error(*found) < 1e-5
+
+
+BARE = {
+    "checkpoint": lambda f, x: jax.checkpoint(f)(x),
+    "jit": lambda f, x: jax.jit(f)(x),
+    "vmap": lambda f, x: jax.vmap(f)(x),
+    "cond": lambda f, x: jax.lax.cond(x[0, 0] > 0, f, f, x),
+    "scan": lambda f, x: jax.lax.scan(lambda c, _: (f(c), None), x, None, length=2)[0],
+    "while_loop": lambda f, x: jax.lax.while_loop(lambda x: x[0, 0] > 9, f, x),
+    "grad": lambda f, x: jax.grad(lambda x: f(x).sum())(x),
+}
+
+
+@pytest.mark.parametrize("form", BARE)
+def test_a_tap_inside_a_bare_transformation_is_refused(form):
+    def model(p, x, tap):
+        return BARE[form](lambda x: tap("h", jnp.tanh(x)), x) @ p
+
+    for call in (run, nmnc_jax.check_model):
+        arguments = (squared_error,) if call is not run else ()
+        batch = jnp.ones((2, 3)), jnp.zeros((2, 3))
+        with pytest.raises(ValueError, match=r"tap 'h' is called inside a transf.*tap\.checkpoint"):
+            call(model, *arguments, jnp.eye(3), batch[0] if call is run else batch)
+
+
+def test_branches_take_the_same_taps():
+    def model(p, x, tap):
+        return tap.cond(p > 0, lambda x, tap: tap("one", x), lambda x, tap: tap("other", x), x)
+
+    with pytest.raises(ValueError, match=r"tap '(one|other)' is in one branch of tap\.cond alone"):
+        run(model, jnp.ones(()), jnp.ones((2, 3)))
+
+
+def test_rematerialised_blocks_take_less_memory():
+    """Temporaries of a step of a deep network, by the compiler's own count."""
+    params = jnp.stack([jnp.eye(64)] * 32).reshape(8, 4, 64, 64)
+    batch = jnp.ones((512, 64)), jnp.zeros((512, 64))
+
+    def block(x, weights, tap):
+        for w in weights:
+            x = jnp.sin(x @ w)
+        return tap("block", x)
+
+    def model(p, x, tap, remat=True):
+        def body(x, weights, tap):
+            return (tap.checkpoint(block)(x, weights) if remat else block(x, weights, tap)), None
+
+        return tap.scan(body, x, p)[0]
+
+    def temporaries(remat):
+        estimator = nmnc_jax.backprop(partial(model, remat=remat), squared_error)
+        compiled = jax.jit(estimator.estimate).lower(jax.random.key(0), params, batch, ()).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(True) < 0.7 * temporaries(False)
+
+
+def test_positions_are_rows():
+    def model(p, x, tap):
+        return tap("h", x @ p, time_axes=1)
+
+    inputs = jnp.arange(24.0).reshape(2, 3, 4)
+    shape = tap_shapes(model, jnp.eye(4), inputs)["h"]
+    assert (shape.batch, shape.steps, shape.rows, shape.units) == (2, 3, 6, 4)
+    np.testing.assert_array_equal(flatten(shape, inputs), inputs.reshape(6, 4))
+    np.testing.assert_array_equal(unflatten(shape, flatten(shape, inputs)), inputs)
+    with pytest.raises(ValueError, match=r"tap 'h' got shape \(2,\) with time_axes=1"):
+        run(lambda p, x, tap: tap("h", x, time_axes=1), None, jnp.ones(2))

@@ -17,7 +17,7 @@ REPLICATES = 400
 JVP = Probe(num=4, kind="gaussian", difference="jvp")
 
 
-def by_readout(readout, decay=0.0):
+def by_readout(readout, decay=0.0, **settings):
     def make(model, loss):
         return noise_correlation(
             model,
@@ -26,6 +26,7 @@ def by_readout(readout, decay=0.0):
             readout=readout,
             probe=JVP,
             feedback=None if decay is None else learned_feedback(decay),
+            **settings,
         )
 
     return make
@@ -50,17 +51,19 @@ REFUSED = {
     "encode then emit": (("next",), r"tap 'emitted' feeds later time steps unmarked"),
     "forecast": (("next",), r"tap 'h' feeds later time steps unmarked"),
     "nested": (("next",), r"tap 'h' feeds later time steps unmarked"),
+    "nested with the outer time": (("next",), r"tap 'h' feeds later time steps unmarked"),
+    "causal positions": (("next",), r"tap '\w+' has time_axes=1; readout 'next' takes none"),
+    "positions": (("next",), r"tap '\w+' has time_axes=1; readout 'next' takes none"),
     "around a scan": (("next",), r"tap 'before' feeds 'inside' across the boundary of a scan"),
 }
 WARNED = {"batch norm": ("output", "next", "default")}
 
 
-def bias_of(method, case, loss, replicates=REPLICATES, seed=0):
+def bias_of(method, case, loss, alone, replicates=REPLICATES, seed=0):
     """Squared distance of the mean gradient to the exact one, over what chance gives."""
-    estimator = METHODS[method](case.apply_fn, loss)
+    estimator = method(case.apply_fn, loss)
     state = estimator.init(case.params, case.batch)
     # A feedback averages over examples: with one of them nothing is lost by it.
-    alone = method in ("output", "next", "default") and loss is not contrastive
     batch = tuple(part[:1] for part in case.batch) if alone else case.batch
     exact = ravel_pytree(exact_gradient(case.apply_fn, loss, case.params, batch))[0]
 
@@ -87,14 +90,18 @@ def test_unbiased_or_refused_by_name(name, method):
         with pytest.warns(UserWarning, match=r"noise at tap 'h' .*use_running_average=True"):
             METHODS[method](case.apply_fn, loss).init(case.params, case.batch)
         return
+    alone = method in ("output", "next", "default") and loss is not contrastive
     # The mean of as many squares as there are directions: 4 standard errors at the least of them.
-    assert bias_of(method, case, loss) < 1 + 4 * np.sqrt(2 / 3)
+    assert bias_of(METHODS[method], case, loss, alone) < 1 + 4 * np.sqrt(2 / 3)
 
 
 def test_time_is_what_was_tried_and_not_what_shapes_suggest():
     aligned = {
         name: {tap.name: tap.aligned for tap in report_of(name).taps}
-        for name in ("scan", "reversed scan", "both ways", "forecast", "nested", "skip")
+        for name in (
+            *("scan", "reversed scan", "both ways", "forecast", "nested", "skip"),
+            *("causal positions", "positions", "nested with the outer time"),
+        )
     }
     assert aligned == {
         "scan": {"h": True},
@@ -103,6 +110,9 @@ def test_time_is_what_was_tried_and_not_what_shapes_suggest():
         "forecast": {"h": False},
         "nested": {"h": True},
         "skip": {"h1": None, "h2": None},
+        "causal positions": {"h": True, "mixed": True},
+        "positions": {"h": False, "mixed": False},
+        "nested with the outer time": {"h": False},
     }
 
 

@@ -127,6 +127,62 @@ def nested(p, x, tap):
     return jnp.moveaxis(ys, 2, 0)
 
 
+def nested_with_the_outer_time(p, x, tap):
+    """Two time axes, of which the outputs have the outer one."""
+
+    def outer(carry, x, tap):
+        def inner(carry, scale, tap):
+            carry = tap("h", 0.5 * carry @ p["carry"] + scale * (x @ p["in"]))
+            return carry, None
+
+        carry, _ = tap.scan(inner, carry, jnp.array([1.0, 0.5]))
+        return carry, carry @ p["out"]
+
+    ys = tap.scan(outer, jnp.zeros((len(x), 4)), jnp.moveaxis(x, 1, 0))[1]
+    return jnp.moveaxis(ys, 0, 1)
+
+
+def mixed(p, h, how):
+    """Adds what other positions have, by a matrix [T, T]."""
+    return h + jnp.swapaxes(jnp.swapaxes(h, 1, 2) @ how(h.shape[1]).T, 1, 2) @ p["a"]
+
+
+def before(steps):
+    """Weights that depend on the lag alone, with nothing from later positions."""
+    lags = jnp.arange(steps)[:, None] - jnp.arange(steps)[None]
+    return jnp.where(lags >= 0, 0.5 ** jnp.abs(lags).astype(jnp.float32), 0)
+
+
+def anywhere(steps):
+    places = jnp.arange(steps, dtype=jnp.float32)
+    return jnp.cos(places[:, None] + 2 * places[None])
+
+
+def causal_positions(p, x, tap):
+    """Positions as rows, each of which sees those before it; outputs [B, T, 2]."""
+    h = tap("h", x @ p["in"], time_axes=1)
+    return tap("mixed", mixed(p, h, before), time_axes=1) @ p["out"]
+
+
+def positions(p, x, tap):
+    """The same where every position sees every other, by weights of its own."""
+    h = tap("h", jnp.tanh(x @ p["in"]), time_axes=1)
+    h = tap("mixed", jnp.tanh(mixed(p, h, anywhere)), time_axes=1)
+    return mixed(p, h, anywhere) @ p["out"]
+
+
+def in_forms(p, x, tap):
+    """Taps inside rematerialised, compiled, mapped and conditional blocks."""
+    layer = lambda w, x, tap: tap("h1", jnp.tanh(x @ w))  # noqa: E731
+    h = tap.checkpoint(layer)(p["in"], x)
+    h = tap.jit(lambda w, h, tap: tap("h2", jnp.tanh(h @ w)))(p["a"], h)
+    one = lambda h, tap: tap("h3", jnp.tanh(h @ p["b"]))  # noqa: E731
+    h = tap.vmap(one)(h)
+    branch = lambda h, tap: tap("h4", jnp.sin(h))  # noqa: E731
+    h = tap.cond(p["in"][0, 0] > 0, branch, lambda h, tap: tap("h4", jnp.cos(h)), h)
+    return h @ p["out"]
+
+
 def around_a_scan(p, x, tap):
     """A tap before a scan, one inside it, one after it."""
     first = tap("before", jnp.tanh(x @ p["in"]))
@@ -202,6 +258,10 @@ ZOO = {
     "encode then emit": case(encode_then_emit, times=(STEPS,), loss=by_step),
     "forecast": case(forecast, times=(STEPS,), loss=by_step),
     "nested": case(nested, times=(STEPS, 2)),
+    "nested with the outer time": case(nested_with_the_outer_time, times=(STEPS,)),
+    "causal positions": case(causal_positions, times=(STEPS,), loss=by_step),
+    "positions": case(positions, times=(STEPS,), loss=by_step),
+    "in forms": case(in_forms),
     "around a scan": case(around_a_scan, times=(STEPS,), targets=(2,)),
     "batch norm": case(batch_norm),
     "frozen norm": case(frozen_norm),

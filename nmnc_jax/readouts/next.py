@@ -58,17 +58,15 @@ def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:
     shape, basis = reading.nodes.taps[name], reading.bases[name]
     coordinates = reading.feedback[name].coordinates[rows]
     leaves, tree = jax.tree.flatten(reading.nodes.arrived[node])
-    # Of one time step, where the tap is in a scan.
-    shapes = [leaf.shape[shape.batch_axis :] for leaf in leaves]
+    widths = [math.prod(leaf.shape[shape.batch_axis + 1 :]) for leaf in leaves]
 
     def stage(activation: Array) -> Any:
         flat = activation.reshape(-1, shape.units).astype(at_least_float32(shape.dtype))
         output = project(basis, flat) @ coordinates.T
         parts, start = [], 0
-        for leaf in shapes:
-            end = start + math.prod(leaf[1:])
-            parts.append(output[:, start:end].reshape(leaf))
-            start = end
+        for width in widths:
+            parts.append(output[:, start : start + width])
+            start += width
         return jax.tree.unflatten(tree, parts)
 
     return stage
