@@ -48,7 +48,7 @@ def _axes_varied(value: Any) -> frozenset[str]:
 
 
 def _varying_over(value: Array, axes: frozenset[str]) -> Array:
-    missing = tuple(axes - _axes_varied(jax.typeof(value)))
+    missing = tuple(sorted(axes - _axes_varied(jax.typeof(value)))) if axes else ()
     return lax.pcast(value, missing, to="varying") if missing else value
 
 
@@ -56,7 +56,8 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
     """An estimator that leaves sharding to the compiler on a mesh with Explicit axes.
 
     Gradients have the shardings of the parameters, the state those that it had, and what has a row
-    per example that of the batch.
+    per example that of the batch. Inside ``jax.shard_map`` each device estimates from its own rows;
+    ``jax.lax.pmean`` joins the gradients, and the state where it is to be the same.
     """
 
     @functools.wraps(estimator.init)
@@ -90,6 +91,10 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
         due: Due | None = None,
         **kwargs: Any,
     ) -> Any:
+        # Inside shard_map gradients are each device's own, of its own rows: not summed over devices
+        # on the way back to parameters that all devices have.
+        own = frozenset().union(*(_axes_varied(jax.typeof(x)) for x in jax.tree.leaves(batch)))
+        params = jax.tree.map(lambda leaf: _varying_over(leaf, own), params)
         arguments = key, params, batch, state, kwargs
         mesh = _explicit_mesh(arguments)
 

@@ -1,0 +1,114 @@
+"""Meshes as people make them: Explicit axes, shard_map, donated and divided parameters."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import nmnc_jax
+from nmnc_jax import Probe
+from tests.cases import batch_of, relative_error, squared_error, weights
+
+JVP = {"probe": Probe(num=2, difference="jvp")}
+METHODS = {
+    "backprop": {},
+    "nmnc": {"rank": 4, "basis_update_every": 1, **JVP},
+    "vnc": JVP,
+    "forward_gradient": {"feedback_decay": 0.5, **JVP},
+    "weight_mirror": {"rank": 3, **JVP},
+    "direct_feedback_alignment": {},
+    "weight_perturbation": {"num": 2},
+}
+PARAMS = weights(31, **{"in": (8, 16), "middle": (16, 8), "out": (8, 4)})
+BATCH = batch_of((16, 8), 4)
+
+
+def network(p, x, tap):
+    h = tap("h1", jnp.tanh(x @ p["in"]))
+    return tap("h2", jnp.tanh(h @ p["middle"])) @ p["out"]
+
+
+def mesh_of(kind, names=("data",), shape=(8,)):
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
+
+
+def made(name):
+    return getattr(nmnc_jax, name)(network, squared_error, **METHODS[name])
+
+
+def two_steps(estimator, params, batch, state):
+    """The second step reads what the first has learned."""
+    step = jax.jit(estimator.estimate)
+    for number in range(2):
+        gradients, state, info = step(jax.random.key(number), params, batch, state)
+    return gradients, state, info
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_default_mesh_of_jax_gives_the_numbers_of_one_device(name):
+    estimator = made(name)
+    state = estimator.init(PARAMS, BATCH)
+    one, kept, info = two_steps(estimator, PARAMS, BATCH, state)
+    mesh = jax.make_mesh((8,), ("data",))
+    assert mesh.axis_types == (AxisType.Explicit,)
+    whole, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    params, batch = jax.device_put(PARAMS, whole), jax.device_put(BATCH, by_row)
+    start = estimator.init(params, batch)
+    eight, state, report = two_steps(estimator, params, batch, start)
+    assert relative_error(jax.device_get(eight), jax.device_get(one)) < 1e-3
+    for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_allclose(np.abs(got), np.abs(wanted), rtol=1e-3, atol=1e-4)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(eight))
+    assert report.outputs.sharding.spec[0] == "data"
+    np.testing.assert_allclose(report.loss, info.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_inside_shard_map_each_device_makes_its_own_estimate(name):
+    """With the default check_vma; the mean of the devices' estimates, each of its own rows."""
+    estimator = made(name)
+    state = estimator.init(PARAMS, BATCH)
+    mesh = mesh_of(AxisType.Auto, shape=(8,))
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(), P("data"), P()), out_specs=P())
+    def step(key, params, batch, state):
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        return jax.lax.pmean(estimator.estimate(key, params, batch, state)[0], "data")
+
+    found = step(jax.random.key(0), PARAMS, BATCH, state)
+    each = [
+        estimator.estimate(
+            jax.random.fold_in(jax.random.key(0), device),
+            PARAMS,
+            tuple(part[2 * device : 2 * device + 2] for part in BATCH),
+            state,
+        )[0]
+        for device in range(8)
+    ]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 8, *each)
+    assert relative_error(jax.device_get(found), mean) < 1e-4
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_gradients_have_the_shardings_of_divided_parameters(name, kind):
+    estimator = made(name)
+    state = estimator.init(PARAMS, BATCH)
+    one = jax.jit(estimator.estimate)(jax.random.key(0), PARAMS, BATCH, state)[0]
+    mesh = mesh_of(kind)
+    divided = NamedSharding(mesh, P("data", None))
+    params, batch = jax.device_put((PARAMS, BATCH), divided)
+    kept = jax.device_put(state, NamedSharding(mesh, P()))
+    step = jax.jit(estimator.estimate, donate_argnums=(1, 3))
+    if kind == AxisType.Explicit:
+        # The model itself is refused where contraction is over two divided axes; not here.
+        step = jax.jit(estimator.estimate)
+    found = step(jax.random.key(0), params, batch, kept)[0]
+    assert relative_error(jax.device_get(found), jax.device_get(one)) < 1e-4
+    if kind == AxisType.Explicit:
+        assert {leaf.sharding.spec for leaf in jax.tree.leaves(found)} == {P("data", None)}
