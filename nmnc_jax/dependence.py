@@ -103,3 +103,16 @@ def _of_scan(body: ClosedJaxpr, constants: int, carries: int) -> Dependence:
     ]
     handed_on = frozenset().union(*carry) & sliced if carry else frozenset()
     return Dependence(results, inside.carried | handed_on)
+
+
+def primitives_of(traced: ClosedJaxpr | Jaxpr) -> set[str]:
+    """Names of all primitives of a traced function, those inside others too."""
+    jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(inner, ClosedJaxpr | Jaxpr):
+                    names |= primitives_of(inner)
+    return names

@@ -283,7 +283,8 @@ def noise_correlation(
             credit=chosen.credit(reading, found),
         )
         info = info_from(losses, clean.outputs, credit, gradients, aux=clean.aux, finite=finite)
-        return gradients, state._replace(step=state.step + info.finite.astype(jnp.int32)), info
+        # Not by the gradients: those of frozen parameters are then dead code.
+        return gradients, state._replace(step=state.step + finite.astype(jnp.int32)), info
 
     def check_passes(nodes: Nodes) -> None:
         if learned or first.every_step:

@@ -1,8 +1,7 @@
 """Probes: random coordinates from one key, and how a network's response to them is measured."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nmnc_jax.checks import check_count, check_sigma
+from nmnc_jax.dependence import primitives_of
 from nmnc_jax.layout import Nodes, TapShape, examples_of
 from nmnc_jax.subspace import used
 from nmnc_jax.taps import OUTPUTS, Tap
@@ -295,8 +295,11 @@ def linear_response(
     if probe.difference == "jvp":
         zeros = {name: jnp.zeros_like(clean[name]) for name in perturbed}
         fixed, pinned = (replay, {}) if isolated else ({}, outside)
-        with refused_without_derivative(f"tap {perturbed[0]!r}"):
-            return jax.linearize(lambda n: forward(Tap(n, replay=fixed, pinned=pinned)), zeros)[1]
+        return linearized(
+            lambda noise: forward(Tap(noise, replay=fixed, pinned=pinned)),
+            zeros,
+            where=f"tap {perturbed[0]!r}",
+        )
     sigma = probe.sigma
 
     def respond(noise: Activations, factor: float) -> dict[str, Any]:
@@ -320,20 +323,30 @@ def linear_response(
     return forward_slopes
 
 
-@contextlib.contextmanager
-def refused_without_derivative(where: str) -> Iterator[None]:
-    """Names what is differentiated forward, and the remedy, where JAX cannot do it.
+def linearized(function: Callable[[Any], Any], primals: Any, *, where: str) -> Callable[[Any], Any]:
+    """The derivative of a function along a direction.
+
+    Args:
+        function: of one pytree.
+        primals: where it is taken.
+        where: what the direction is of, for the error.
 
     Raises:
-        ValueError: if the model holds a ``jax.custom_vjp`` function or a callback.
+        ValueError: if the function holds a ``jax.custom_vjp`` or a callback on the way.
     """
+    held = None
     try:
-        yield
+        linear = jax.linearize(function, primals)[1]
+        # JAX says so only where the derivative is compiled.
+        if "custom_lin" in primitives_of(jax.make_jaxpr(linear)(primals)):
+            held = "jax.custom_vjp"
+        else:
+            return linear
     except (TypeError, ValueError) as error:
         held = next((h for h in ("custom_vjp", "callback") if h in str(error).lower()), None)
         if held is None:
             raise
-        raise ValueError(
-            f'difference is "jvp" and the model holds a {held} after {where}, which has no '
-            'derivative along a direction; it takes difference="central", or a jax.custom_jvp'
-        ) from error
+    raise ValueError(
+        f'difference is "jvp" and the model holds a {held} after {where}, which has no derivative '
+        'along a direction; it takes difference="central", or a jax.custom_jvp'
+    )

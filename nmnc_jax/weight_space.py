@@ -18,7 +18,7 @@ from nmnc_jax.checks import (
 )
 from nmnc_jax.correlate import mean_over_probes
 from nmnc_jax.credit import info_from, losses_of
-from nmnc_jax.probes import refused_without_derivative
+from nmnc_jax.probes import linearized
 from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, no_tap
 from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
@@ -105,8 +105,7 @@ def weight_forward_gradient(
     check_count("num", num)
 
     def exact(mean_loss: Callable[[list[Array]], Array], leaves: list[Array]) -> Slope:
-        with refused_without_derivative("the parameters"):
-            return jax.linearize(mean_loss, leaves)[1]
+        return linearized(mean_loss, leaves, where="the parameters")
 
     return _along_weights(apply_fn, loss_fn, num, has_aux, "jvp", exact)
 
