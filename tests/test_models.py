@@ -1,14 +1,27 @@
 """The shipped models keep examples apart and take the input sizes that they promise."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import nmnc_jax
 from nmnc_jax import gradients_from_credit, nmnc, node_perturbation, run
 from nmnc_jax.diagnostics import exact_credit, exact_gradient
 from nmnc_jax.layout import tap_shapes
-from nmnc_jax.models import MLP, AlexNet, ConvNet, ResNet, VisionTransformer, resnet18, resnet50
+from nmnc_jax.models import (
+    MLP,
+    AlexNet,
+    CausalTransformer,
+    ConvNet,
+    ResNet,
+    VisionTransformer,
+    resnet18,
+    resnet50,
+)
 from nmnc_jax.taps import Tap
 from tests.cases import relative_error, squared_error
 
@@ -134,3 +147,61 @@ def test_the_taps_hold_the_whole_residual_stream():
 def test_a_patch_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="patch is 7; it takes a divisor"):
         VIT.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+
+
+def text():
+    """The library's own source, in windows of characters."""
+    source = "".join(
+        path.read_text() for path in sorted(Path(nmnc_jax.__file__).parent.glob("*.py"))
+    )
+    letters = sorted(set(source))
+    codes = np.array([letters.index(letter) for letter in source[:20_000]], np.int32)
+    windows = np.stack([codes[at : at + 17] for at in range(0, len(codes) - 17, 17)])
+    return windows[:, :-1], windows[:, 1:], len(letters)
+
+
+LANGUAGE = {
+    "backprop": {},
+    "nmnc": {"rank": 8, "horizon": 4, "update_every": 2},
+    "forward_gradient": {},
+    "weight_perturbation": {"num": 4},
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_language_model_learns_characters(name):
+    inputs, targets, letters = text()
+    model = CausalTransformer(letters, width=16, depth=1, positions=16)
+    params = model.init(jax.random.key(0), inputs[:1])
+    loss_fn = optax.softmax_cross_entropy_with_integer_labels
+    estimator = getattr(nmnc_jax, name)(model.apply, loss_fn, **LANGUAGE[name])
+    state = estimator.init(params, (inputs[:64], targets[:64]))
+    if name == "nmnc":
+        assert all(tap.aligned and tap.lags == 4 for tap in state.layout.taps)
+    optimiser = optax.adam(1e-2)
+
+    def step(carry, number):
+        params, moments, state = carry
+        rows = 64 * (number % 16) + jnp.arange(64)
+        batch = jnp.asarray(inputs)[rows], jnp.asarray(targets)[rows]
+        key = jax.random.fold_in(jax.random.key(1), number)
+        gradients, state, info = estimator.estimate(key, params, batch, state)
+        updates, moments = optimiser.update(gradients, moments, params)
+        return (optax.apply_updates(params, updates), moments, state), info.loss
+
+    start = params, optimiser.init(params), state
+    losses = np.asarray(jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(120))[1])(start))
+    # The logarithm of the number of letters is what a model that knows nothing has.
+    assert losses[0] == pytest.approx(np.log(letters), rel=0.15)
+    assert losses[-10:].mean() < losses[0] - 0.5
+
+
+def test_no_position_of_a_language_model_sees_later_ones():
+    model = CausalTransformer(9, width=16, depth=2, positions=8)
+    tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, 9)
+    params = model.init(jax.random.key(1), tokens)
+    logits = model.apply(params, tokens)
+    changed = model.apply(params, tokens.at[:, 5].set(0))
+    np.testing.assert_allclose(changed[:, :5], logits[:, :5], atol=1e-6)
+    with pytest.raises(ValueError, match="inputs have 9 tokens; positions is 8"):
+        model.apply(params, jnp.zeros((2, 9), int))

@@ -5,12 +5,13 @@ from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
 from nmnc_jax.models.recurrent import GRU, LeakyRNN, RowReader
 from nmnc_jax.models.resnet import ResNet, resnet18, resnet50
-from nmnc_jax.models.transformer import VisionTransformer
+from nmnc_jax.models.transformer import CausalTransformer, VisionTransformer
 
 __all__ = [
     "GRU",
     "MLP",
     "AlexNet",
+    "CausalTransformer",
     "ConvNet",
     "LeakyRNN",
     "ResNet",

@@ -1,4 +1,4 @@
-"""A small vision transformer with taps in the residual stream."""
+"""Small transformers with taps in the residual stream: of images, and of sequences of tokens."""
 
 import flax.linen as nn
 
@@ -54,9 +54,73 @@ class VisionTransformer(nn.Module):
         position = nn.initializers.normal(0.02)
         x = x + self.param("position", position, (1, *x.shape[1:]))
         x = tap("embedding", x)
-        for block in range(self.depth):
-            attention = nn.MultiHeadDotProductAttention(self.heads, name=f"attention{block}")
-            x = tap(f"attention{block}", x + attention(nn.LayerNorm()(x)))
-            hidden = nn.gelu(nn.Dense(4 * self.width, name=f"expand{block}")(nn.LayerNorm()(x)))
-            x = tap(f"mlp{block}", x + nn.Dense(self.width, name=f"contract{block}")(hidden))
+        x = _blocks(x, tap, self.depth, self.heads)
         return nn.Dense(self.outputs, name="output")(nn.LayerNorm()(x).mean(axis=1))
+
+
+class CausalTransformer(nn.Module):
+    """A language model: pre-norm causal attention and MLP blocks; taps embedding, attention0, ...
+
+    Each tap holds the residual stream [B, T, width] with its positions as time, so that feedback is
+    learned lag by lag and does not grow with the square of T.
+
+    Attributes:
+        vocabulary: number of tokens V, and of outputs.
+        width: of the residual stream, a multiple of `heads`.
+        depth: number of blocks.
+        positions: most tokens of a sequence.
+        heads: attention heads.
+
+    Raises:
+        ValueError: (when applied) if a sequence is longer than `positions`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax import run
+        >>> from nmnc_jax.models import CausalTransformer
+        >>> model = CausalTransformer(vocabulary=20, width=32, depth=1, positions=16)
+        >>> params = model.init(jax.random.key(0), jnp.ones((1, 16), int))
+        >>> run(model.apply, params, jnp.ones((5, 16), int))[0].shape
+        (5, 16, 20)
+    """
+
+    vocabulary: int
+    width: int
+    depth: int
+    positions: int
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
+        """Maps tokens [B, T] to the logits of the tokens that follow each, [B, T, V]."""
+        steps = inputs.shape[1]
+        if steps > self.positions:
+            raise ValueError(f"inputs have {steps} tokens; positions is {self.positions}")
+        x = nn.Embed(self.vocabulary, self.width, name="embedding")(inputs)
+        position = nn.initializers.normal(0.02)
+        x = x + self.param("position", position, (1, self.positions, self.width))[:, :steps]
+        mask = nn.make_causal_mask(inputs)
+        x = tap("embedding", x, time_axes=1)
+        x = _blocks(x, tap, self.depth, self.heads, mask=mask, time_axes=1)
+        return nn.Dense(self.vocabulary, name="output")(nn.LayerNorm()(x))
+
+
+def _blocks(
+    x: Array,
+    tap: TapLike,
+    depth: int,
+    heads: int,
+    *,
+    mask: Array | None = None,
+    time_axes: int = 0,
+) -> Array:
+    """Attention and MLP blocks on a residual stream, inside a compact module."""
+    width = x.shape[-1]
+    for block in range(depth):
+        attention = nn.MultiHeadDotProductAttention(heads, name=f"attention{block}")
+        x = x + attention(nn.LayerNorm()(x), mask=mask)
+        x = tap(f"attention{block}", x, time_axes=time_axes)
+        hidden = nn.gelu(nn.Dense(4 * width, name=f"expand{block}")(nn.LayerNorm()(x)))
+        x = x + nn.Dense(width, name=f"contract{block}")(hidden)
+        x = tap(f"mlp{block}", x, time_axes=time_axes)
+    return x
