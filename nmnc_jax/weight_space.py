@@ -1,10 +1,11 @@
 """Estimators that perturb the weights themselves, all at once: SPSA and forward gradients."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from nmnc_jax.backprop import EmptyState
 from nmnc_jax.checks import (
@@ -23,7 +24,26 @@ from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, no_tap
 from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
 
-Slope = Callable[[list[Array]], Array]
+Kind = Literal["gaussian", "rademacher"]
+Difference = Literal["central", "forward"]
+Mask = Any
+"""As ``optax.masked`` takes it: booleans in a prefix of the parameters' tree, or a function to it."""
+
+
+class _Moving(NamedTuple):
+    """The parameters that are perturbed.
+
+    Attributes:
+        loss: of the batch in the mean, of their values.
+        clean: the loss without noise, of a pass at the highest precision.
+        values: of each leaf.
+        noise: seed to the noise of each leaf. It is drawn anew wherever it is used, and never kept.
+    """
+
+    loss: Callable[[list[Array]], Array]
+    clean: Callable[[], Array]
+    values: list[Array]
+    noise: Callable[[Array], list[Array]]
 
 
 def weight_perturbation(
@@ -32,27 +52,38 @@ def weight_perturbation(
     *,
     num: int = 8,
     sigma: float = 1e-3,
+    kind: Kind = "gaussian",
+    difference: Difference = "central",
+    trainable: Mask = None,
     has_aux: bool = False,
 ) -> Estimator:
     """Simultaneous perturbation of all weights (SPSA): the weight-space baseline.
 
-    Each probe is a pair of passes at the parameters plus and minus sigma times Gaussian noise,
-    drawn from its own key, so that memory does not grow with the number of probes. Only values of
-    the loss are used.
+    Each probe is a pair of passes at the parameters plus and minus sigma times noise, or one pass
+    and the clean one. Only values of the loss are used. Noise is drawn from a seed where it is
+    used, so that memory does not grow with the number of probes, and no noise is kept.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        num: probes (pairs of passes) per step.
+        num: probes per step.
         sigma: standard deviation of the noise in each parameter, in the parameter's own units.
+        kind: distribution of the noise. Of p parameters, the variance of the estimate is
+            (p + 1)/num of the gradient's square with Gaussian noise, (p - 1)/num with Rademacher's.
+        difference: "central", antithetic pairs of passes, or "forward", one-sided: half the passes,
+            and an error of the order of sigma.
+        trainable: which parameters are perturbed, as ``optax.masked`` takes a mask: a tree of
+            booleans that is a prefix of the parameters', or a function of the parameters to it.
+            The others get zeros. None: all.
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
 
     Returns:
         An `Estimator` with an empty state; its info has no credit.
 
     Raises:
-        ValueError: if `num` or `sigma` is out of range; (from init and estimate) if the loss is
-            reduced, or a parameter or the output is bfloat16; (from init) if a loss is not finite.
+        ValueError: if `num`, `sigma`, `kind` or `difference` is out of range; (from init and
+            estimate) if the loss is reduced, a parameter or the output is bfloat16, or `trainable`
+            does not fit the parameters; (from init) if a loss is not finite.
 
     Source:
         Spall 1992; Malladi et al. 2023 (arXiv 2305.17333).
@@ -62,37 +93,63 @@ def weight_perturbation(
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = weight_perturbation(model, lambda outputs, targets: outputs.sum(-1), num=4)
     """
-    check_count("num", num)
     check_sigma(sigma)
+    if difference not in get_args(Difference):
+        takes = list(get_args(Difference))
+        raise ValueError(f"difference is {difference!r}; it takes one of {takes}")
 
-    def central(mean_loss: Callable[[list[Array]], Array], leaves: list[Array]) -> Slope:
-        def moved(noise: list[Array], factor: float) -> Array:
-            # The passes' difference is smaller than the rounding of TF32 or bfloat16 products.
-            with jax.default_matmul_precision("highest"):
-                return mean_loss([leaf + factor * z for leaf, z in zip(leaves, noise, strict=True)])
+    def moved(moving: _Moving, factor: Array, seed: Array) -> Array:
+        # The passes' difference is smaller than the rounding of TF32 or bfloat16 products.
+        with jax.default_matmul_precision("highest"):
+            return moving.loss(
+                [
+                    leaf + factor.astype(leaf.dtype) * z
+                    for leaf, z in zip(moving.values, moving.noise(seed), strict=True)
+                ]
+            )
 
-        return lambda noise: (moved(noise, sigma) - moved(noise, -sigma)) / (2 * sigma)
+    def slope(moving: _Moving) -> Callable[[Array], Array]:
+        if difference == "forward":
+            clean = moving.clean()
+            return lambda seed: (moved(moving, jnp.float32(sigma), seed) - clean) / sigma
 
-    return _along_weights(apply_fn, loss_fn, num, has_aux, "central", central)
+        def central(seed: Array) -> Array:
+            # In a loop, so that the second pass does not keep the noise of the first.
+            factors, seeds = jnp.array([sigma, -sigma], jnp.float32), jnp.stack([seed, seed])
+            higher, lower = lax.map(lambda pair: moved(moving, *pair), (factors, seeds))
+            return (higher - lower) / (2 * sigma)
+
+        return central
+
+    return _along_weights(apply_fn, loss_fn, num, kind, trainable, has_aux, difference, slope)
 
 
 def weight_forward_gradient(
-    apply_fn: ApplyFn, loss_fn: LossFn, *, num: int = 8, has_aux: bool = False
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    num: int = 8,
+    kind: Kind = "gaussian",
+    trainable: Mask = None,
+    has_aux: bool = False,
 ) -> Estimator:
-    """Forward gradient in weight space: exact directional derivatives along Gaussian noise.
+    """Forward gradient in weight space: exact directional derivatives along noise.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         num: probes per step.
+        kind: distribution of the noise, with the variances of `weight_perturbation`.
+        trainable: which parameters are perturbed, as `weight_perturbation` takes it.
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
 
     Returns:
         An `Estimator` with an empty state; its info has no credit.
 
     Raises:
-        ValueError: if `num` is out of range; (from init and estimate) if the loss is reduced or the
-            model has no derivative along a direction; (from init) if a loss is not finite.
+        ValueError: if `num` or `kind` is out of range; (from init and estimate) if the loss is
+            reduced, the model has no derivative along a direction, or `trainable` does not fit the
+            parameters; (from init) if a loss is not finite.
 
     Source:
         Baydin et al. 2022 (arXiv 2202.08587).
@@ -102,23 +159,29 @@ def weight_forward_gradient(
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = weight_forward_gradient(model, lambda outputs, targets: outputs.sum(-1))
     """
-    check_count("num", num)
 
-    def exact(mean_loss: Callable[[list[Array]], Array], leaves: list[Array]) -> Slope:
-        return linearized(mean_loss, leaves, where="the parameters")
+    def slope(moving: _Moving) -> Callable[[Array], Array]:
+        along = linearized(moving.loss, moving.values, where="the parameters")
+        return lambda seed: along(moving.noise(seed))
 
-    return _along_weights(apply_fn, loss_fn, num, has_aux, "jvp", exact)
+    return _along_weights(apply_fn, loss_fn, num, kind, trainable, has_aux, "jvp", slope)
 
 
 def _along_weights(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
     num: int,
+    kind: Kind,
+    trainable: Mask,
     has_aux: bool,
     difference: str,
-    slope_of: Callable[[Callable[[list[Array]], Array], list[Array]], Slope],
+    slope_of: Callable[[_Moving], Callable[[Array], Array]],
 ) -> Estimator:
-    """Correlates noise in all floating-point parameters with the slope of the batch-mean loss."""
+    """Correlates noise in the trainable parameters with the slope of the batch-mean loss."""
+    check_count("num", num)
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}; it takes one of {list(get_args(Kind))}")
+    sample = jax.random.normal if kind == "gaussian" else jax.random.rademacher
 
     def check(model: Model, params: Params, batch: Batch) -> None:
         inputs, _ = check_batch(batch)
@@ -128,6 +191,7 @@ def _along_weights(
         }
         named |= {f"the output{place}": leaf for place, leaf in named_leaves(outputs)}
         check_precision(difference, named)
+        _chosen(trainable, params)
 
     def init(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
@@ -156,8 +220,13 @@ def _along_weights(
         outputs, aux = model.outputs_and_aux(params, inputs, no_tap)
         losses = losses_of(loss_fn, outputs, targets)
         leaves, tree = jax.tree.flatten(params)
-        places = [place for place, leaf in enumerate(leaves) if _is_floating(leaf)]
-        moving = [leaves[place] for place in places]
+        chosen = _chosen(trainable, params)
+        places = [
+            place
+            for place, (leaf, on) in enumerate(zip(leaves, chosen, strict=True))
+            if on and _is_floating(leaf)
+        ]
+        values = [leaves[place] for place in places]
 
         def replaced(values: list[Array], rest: Callable[[Any], Any]) -> list[Any]:
             new = dict(zip(places, values, strict=True))
@@ -168,24 +237,49 @@ def _along_weights(
             outputs = model(moved, inputs, no_tap)
             return losses_of(loss_fn, outputs, targets).mean()
 
-        slope = slope_of(mean_loss, moving)
+        def clean_loss() -> Array:
+            with jax.default_matmul_precision("highest"):
+                return mean_loss(values)
 
-        def noise_of(key: Array) -> list[Array]:
-            keys = jax.random.split(key, len(moving))
-            return [
-                jax.random.normal(k, leaf.shape, leaf.dtype)
-                for k, leaf in zip(keys, moving, strict=True)
-            ]
+        def noise(seed: Array) -> list[Array]:
+            keys = jax.random.split(
+                jax.random.wrap_key_data(seed, impl=jax.random.key_impl(key)), len(values)
+            )
+            return [sample(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, values, strict=True)]
 
-        def one_probe(noise: list[Array]) -> list[Array]:
-            along = slope(noise)
-            return [along.astype(z.dtype) * z for z in noise]
+        slope = slope_of(_Moving(mean_loss, clean_loss, values, noise))
 
-        found = mean_over_probes(one_probe, noise_of, jax.random.split(key, num), num, chunk=1)
+        def one_probe(seed: Array) -> list[Array]:
+            along = slope(seed)
+            return [along.astype(z.dtype) * z for z in noise(seed)]
+
+        seeds = jax.random.key_data(jax.random.split(key, num))
+        found = mean_over_probes(one_probe, lambda seed: seed, seeds, num, chunk=1)
         gradients = jax.tree.unflatten(tree, replaced(found, jnp.zeros_like))
         return gradients, state, info_from(losses, outputs, {}, gradients, aux=aux)
 
     return on_any_mesh(Estimator(init, estimate))
+
+
+def _chosen(trainable: Mask, params: Params) -> list[bool]:
+    """Which leaves are perturbed.
+
+    Raises:
+        ValueError: if the mask is no prefix of the parameters' tree, or chooses none.
+    """
+    mask = trainable(params) if callable(trainable) else trainable
+    if mask is None:
+        mask = True
+    try:
+        chosen = [bool(on) for on in jax.tree.leaves(jax.tree.broadcast(mask, params))]
+    except ValueError as error:
+        raise ValueError(
+            f"trainable is {jax.tree.structure(mask)}; it takes a prefix of the parameters' tree, "
+            f"{jax.tree.structure(params)}"
+        ) from error
+    if not any(chosen):
+        raise ValueError("trainable chooses no parameter; it takes one at least")
+    return chosen
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -16,6 +16,7 @@ from nmnc_jax import (
     learned_feedback,
     node_perturbation,
     noise_correlation,
+    weight_forward_gradient,
     weight_perturbation,
 )
 from nmnc_jax.diagnostics import exact_gradient, exact_jacobian, jacobian_share
@@ -206,18 +207,67 @@ def test_control_variate_leaves_the_law_of_what_the_feedback_does_not_know(dimen
     assert bool((after.feedback[TAP].mean != known).any())
 
 
-def test_weight_perturbation_has_the_gaussian_law_in_weight_space():
+@pytest.mark.parametrize("trainable", [None, {"in": False, "middle": True, "out": True}])
+@pytest.mark.parametrize(
+    ("kind", "difference"),
+    [("gaussian", "central"), ("rademacher", "central"), ("rademacher", "forward"),
+     ("gaussian", "jvp")],
+)  # fmt: skip
+def test_weight_space_has_its_law(kind, difference, trainable):
     case = linear_case(batch=3)
-    estimator = weight_perturbation(case.apply_fn, linear_loss, num=4, sigma=1e-2)
+    settings = {"num": 4, "kind": kind, "trainable": trainable}
+    if difference == "jvp":
+        estimator = weight_forward_gradient(case.apply_fn, linear_loss, **settings)
+    else:
+        # One-sided differences have an error of the order of sigma, above that of rounding.
+        sigma = 1e-3 if difference == "forward" else 1e-2
+        estimator = weight_perturbation(
+            case.apply_fn, linear_loss, sigma=sigma, difference=difference, **settings
+        )
     gradients = many(lambda k: estimator.estimate(k, case.params, case.batch, ())[0])
     exact = exact_gradient(case.apply_fn, linear_loss, case.params, case.batch)
+    if trainable is not None:
+        assert not gradients.pop("in").any()
+        exact.pop("in")
     flat = jnp.concatenate([g.reshape(REPLICATES, -1) for g in jax.tree.leaves(gradients)], 1)
     mean = jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(exact)])
-    law = (len(mean) + 1) / 4 * float((mean**2).sum())
+    more = -1 if kind == "rademacher" else 1
+    law = (len(mean) + more) / 4 * float((mean**2).sum())
     squares = ((flat - mean[None]) ** 2).sum(1)
     # The third derivative of a three-layer product biases by sigma^2 only.
     assert abs(z_score(squares, law)) < 4
     assert float(((flat.mean(0) - mean) ** 2).sum()) < 1.5 * law / REPLICATES
+
+
+def test_weight_perturbation_keeps_no_noise():
+    """Temporaries of a step: one perturbed copy, the sum of the estimates, and little besides."""
+    wide = {f"w{n}": jnp.ones((128, 128)) for n in range(16)}
+    size = sum(leaf.nbytes for leaf in wide.values())
+
+    def network(p, x, tap):
+        for name in wide:
+            x = tap(name, jnp.sin(x @ p[name]))
+        return x
+
+    batch = jnp.ones((2, 128)), jnp.ones((2, 128))
+    used = {}
+    for num in (2, 16):
+        estimator = weight_perturbation(network, linear_loss, num=num)
+        lowered = jax.jit(estimator.estimate).lower(jax.random.key(0), wide, batch, ())
+        used[num] = lowered.compile().memory_analysis().temp_size_in_bytes
+    assert used[16] < 1.01 * used[2] + 4096
+    assert used[16] < 2.5 * size
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    case = linear_case()
+    for trainable, message in (
+        ({"in": True}, "trainable is PyTreeDef.* it takes a prefix of the parameters' tree"),
+        (lambda params: jax.tree.map(lambda _: False, params), "trainable chooses no parameter"),
+    ):
+        estimator = weight_perturbation(case.apply_fn, linear_loss, trainable=trainable)
+        with pytest.raises(ValueError, match=message):
+            estimator.init(case.params, case.batch)
 
 
 @pytest.mark.parametrize(("share", "manifold_wins"), [(0.6, True), (0.1, False)])
