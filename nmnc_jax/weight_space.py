@@ -27,7 +27,7 @@ from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, 
 Kind = Literal["gaussian", "rademacher"]
 Difference = Literal["central", "forward"]
 Mask = Any
-"""As ``optax.masked`` takes it: booleans in a prefix of the parameters' tree, or a function to it."""
+"""As ``optax.masked`` takes it: booleans in a prefix of the parameters' tree, or a function."""
 
 
 class _Moving(NamedTuple):
