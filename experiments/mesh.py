@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -11,7 +12,7 @@ from experiments.config import Config, UserError
 from experiments.data import Examples
 from nmnc_jax.layout import TapShape
 from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.types import Batch
+from nmnc_jax.types import Batch, Due, Estimator
 
 
 class Devices(NamedTuple):
@@ -114,3 +115,52 @@ def make_devices(config: Config) -> Devices:
         raise UserError(f"devices is {count}; there are {len(there)}")
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=there[:count])
     return Devices(mesh)
+
+
+def divide_probes(estimator: Estimator, mesh: Mesh, axis: str = "probe") -> Estimator:
+    """Divides the probes of an estimator over an axis of a mesh.
+
+    Args:
+        estimator: with as many probes as each device of the axis is to run.
+        mesh: with that axis; the others are left to the compiler.
+        axis: name of the axis.
+
+    Returns:
+        An estimator whose gradients and state are the means over the axis, each from a key of its
+        own.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from experiments.mesh import divide_probes
+        >>> from nmnc_jax import vnc
+        >>> mesh = jax.make_mesh((1,), ("probe",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
+        >>> estimator = divide_probes(vnc(model, lambda y, t: ((y - t) ** 2).sum(-1)), mesh)
+        >>> batch = jnp.ones((4, 3)), jnp.zeros((4, 2))
+        >>> state = estimator.init(jnp.ones((3, 2)), batch)
+        >>> key = jax.random.key(0)
+        >>> jax.jit(estimator.estimate)(key, jnp.ones((3, 2)), batch, state)[0].shape
+        (3, 2)
+    """
+
+    def mean(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jax.lax.pmean(leaf, axis)
+        # A counter is the same on all devices; a flag holds where it holds on all.
+        return jax.lax.pmin(leaf.astype(jnp.int32), axis).astype(leaf.dtype)
+
+    def estimate(
+        key: Any, params: Any, batch: Any, state: Any, *, due: Due | None = None, **kwargs: Any
+    ) -> Any:
+        def own(key: Any, params: Any, batch: Any, state: Any, kwargs: Any) -> Any:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+            found = estimator.estimate(key, params, batch, state, due=due, **kwargs)
+            return jax.tree.map(mean, found)
+
+        whole = PartitionSpec()
+        divided = jax.shard_map(
+            own, mesh=mesh, in_specs=(whole,) * 5, out_specs=whole, axis_names={axis}
+        )
+        return divided(key, params, batch, state, kwargs)
+
+    return Estimator(estimator.init, estimate, estimator.due)

@@ -66,6 +66,16 @@ def check_key(key: Any) -> None:
         )
 
 
+def settings_of(kwargs: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Keyword arguments of a model that are no arrays, as text: train flags and the like."""
+    found = []
+    for name in sorted(kwargs):
+        for place, leaf in named_leaves(kwargs[name]):
+            if not hasattr(leaf, "dtype"):
+                found.append((name + place, repr(leaf)))
+    return tuple(found)
+
+
 def check_losses(losses: Any, outputs: Any, batch: Batch) -> None:
     """Refuses a first batch whose losses are not finite; traced values pass.
 

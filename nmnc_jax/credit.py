@@ -68,7 +68,15 @@ def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array
     Raises:
         ValueError: if the loss is reduced, or is not one number per example.
     """
-    losses, pullback = jax.vjp(lambda outputs: losses_of(loss_fn, outputs, targets), outputs)
+    try:
+        losses, pullback = jax.vjp(lambda outputs: losses_of(loss_fn, outputs, targets), outputs)
+    except ValueError as error:
+        if "callback" not in str(error).lower():
+            raise
+        raise ValueError(
+            "loss_fn holds a callback, which has no derivative; this method takes the loss's own "
+            "derivative at the outputs: give the loss a jax.custom_vjp, or take weight_perturbation"
+        ) from error
     return losses, pullback(jnp.full_like(losses, 1 / losses.size))[0]
 
 

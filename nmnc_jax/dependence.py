@@ -13,10 +13,12 @@ class Dependence(NamedTuple):
     Attributes:
         results: for each result, the arguments that it depends on, by their places.
         carried: arguments that a scan receives step by step, and that a step hands on to the next.
+        sliced: arguments that a scan receives step by step.
     """
 
     results: list[Origins]
     carried: Origins
+    sliced: Origins
 
 
 def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
@@ -37,6 +39,7 @@ def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
         variable: frozenset([n]) for n, variable in enumerate(jaxpr.invars)
     }
     carried: Origins = frozenset()
+    sliced: Origins = frozenset()
 
     def origins(variable: Any) -> Origins:
         if isinstance(variable, Literal):
@@ -47,9 +50,10 @@ def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
         arguments = [origins(variable) for variable in equation.invars]
         found = _of_equation(equation, arguments)
         carried |= _union(arguments, found.carried)
+        sliced |= _union(arguments, found.sliced)
         for variable, places in zip(equation.outvars, found.results, strict=True):
             known[variable] = _union(arguments, places)
-    return Dependence([origins(variable) for variable in jaxpr.outvars], carried)
+    return Dependence([origins(variable) for variable in jaxpr.outvars], carried, sliced)
 
 
 def _union(arguments: list[Origins], places: Origins) -> Origins:
@@ -63,7 +67,7 @@ def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
     if name == "scan":
         return _of_scan(params["jaxpr"], params["num_consts"], params["num_carry"])
     if name == "while":
-        return Dependence([everything] * len(equation.outvars), frozenset())
+        return Dependence([everything] * len(equation.outvars), frozenset(), frozenset())
     if name == "cond":
         branches = [dependence(branch) for branch in params["branches"]]
         results = [
@@ -71,13 +75,14 @@ def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
             for each in zip(*(branch.results for branch in branches), strict=True)
         ]
         carried = frozenset().union(*({p + 1 for p in branch.carried} for branch in branches))
-        return Dependence(results, carried)
+        sliced = frozenset().union(*({p + 1 for p in branch.sliced} for branch in branches))
+        return Dependence(results, carried, sliced)
     inner = [value for value in params.values() if isinstance(value, ClosedJaxpr | Jaxpr)]
     if len(inner) == 1:
         jaxpr = inner[0].jaxpr if isinstance(inner[0], ClosedJaxpr) else inner[0]
         if len(jaxpr.invars) == len(arguments) and len(jaxpr.outvars) == len(equation.outvars):
             return dependence(jaxpr)
-    return Dependence([everything] * len(equation.outvars), frozenset())
+    return Dependence([everything] * len(equation.outvars), frozenset(), frozenset())
 
 
 def _of_scan(body: ClosedJaxpr, constants: int, carries: int) -> Dependence:
@@ -102,7 +107,7 @@ def _of_scan(body: ClosedJaxpr, constants: int, carries: int) -> Dependence:
         for place, found in enumerate(results)
     ]
     handed_on = frozenset().union(*carry) & sliced if carry else frozenset()
-    return Dependence(results, inside.carried | handed_on)
+    return Dependence(results, inside.carried | handed_on, inside.sliced | sliced)
 
 
 def primitives_of(traced: ClosedJaxpr | Jaxpr) -> set[str]:

@@ -123,6 +123,7 @@ class Layout:
         learned: whether feedback is learned; None without feedback.
         coupled: whether an example's response depends on other examples.
         taps: of the model, sorted by name.
+        settings: keyword arguments of the model that are no arrays, as they were when it was tried.
     """
 
     subspace: str
@@ -132,6 +133,7 @@ class Layout:
     learned: bool | None
     coupled: bool = False
     taps: tuple[TapLayout, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, name: str) -> TapLayout:
         return next(tap for tap in self.taps if tap.name == name)
@@ -255,10 +257,12 @@ class Structure(NamedTuple):
     Attributes:
         feeds: tap or mark to the nodes that it feeds directly.
         carried: taps and marks that a step of their scan hands on to the next step.
+        stacked: node to a parameter that it depends on and that a scan takes step by step.
     """
 
     feeds: dict[str, tuple[str, ...]]
     carried: frozenset[str]
+    stacked: dict[str, str]
 
 
 def find_structure(
@@ -281,10 +285,14 @@ def find_structure(
     places = [path for path, _ in jax.tree.leaves_with_path((params, inputs, values))]
     node_at = {place: path[1].key for place, path in enumerate(places) if path[0].idx == 2}
     feeds: dict[str, list[str]] = {node: [] for node in values}
+    of_params = {n: jax.tree_util.keystr(p[1:]) for n, p in enumerate(places) if p[0].idx == 0}
+    stacked: dict[str, str] = {}
     for (path, _), origins in zip(jax.tree.leaves_with_path(shapes), found.results, strict=True):
         for source in {node_at[place] for place in origins if place in node_at}:
             if path[0].key not in feeds[source]:
                 feeds[source].append(path[0].key)
+        for place in sorted(origins & found.sliced & of_params.keys()):
+            stacked[path[0].key] = of_params[place]
     for name in nodes.taps:
         if OUTPUTS not in _reached(feeds, name):
             raise ValueError(
@@ -293,7 +301,8 @@ def find_structure(
             )
     order = list(nodes.arrived)
     carried = frozenset(node_at[place] for place in found.carried if place in node_at)
-    return Structure({n: tuple(sorted(to, key=order.index)) for n, to in feeds.items()}, carried)
+    ordered = {node: tuple(sorted(to, key=order.index)) for node, to in feeds.items()}
+    return Structure(ordered, carried, stacked)
 
 
 def _reached(feeds: Mapping[str, list[str]], start: str) -> set[str]:
@@ -334,6 +343,13 @@ def stages_of(nodes: Nodes, structure: Structure, name: str) -> tuple[tuple[str,
                 f"tap {name!r} feeds {node.rstrip(':')!r} across the boundary of a scan; readout "
                 "'next' takes stages that begin and end in the same scan: mark what crosses it by "
                 "tap.linear"
+            )
+        if nodes.scopes[name] and node in structure.stacked:
+            raise ValueError(
+                f"tap {name!r} feeds a stage in a scan over the parameter "
+                f"params{structure.stacked[node]}, which differs from step to step; readout 'next' "
+                "takes one stage for all steps: call the layers one by one, or take "
+                'readout="output"'
             )
         rows = shape.shape[: shape.batch_axis + 1]
         for leaf in arrived:
@@ -379,11 +395,27 @@ def unflatten(shape: TapShape, rows: Array) -> Array:
     return jnp.moveaxis(wide, 0, shape.batch_axis)
 
 
+def floating_leaves(outputs: Any) -> list[Any]:
+    """The arrays of a pytree of outputs that noise changes by degrees.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    leaves = jax.tree.leaves(outputs)
+    found = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if not found:
+        raise ValueError(
+            f"apply_fn returned {[str(leaf.dtype) for leaf in leaves]}; readout 'output' takes "
+            "floating-point outputs"
+        )
+    return found
+
+
 def output_rows(outputs: Any) -> Array:
     """A pytree of outputs as a matrix with a row per example, [B, o]."""
     rows = [
         leaf.reshape(leaf.shape[0], -1).astype(at_least_float32(leaf.dtype))
-        for leaf in jax.tree.leaves(outputs)
+        for leaf in floating_leaves(outputs)
     ]
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
 

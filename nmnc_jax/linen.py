@@ -77,7 +77,7 @@ def lift(
         settings: passed to `transform`.
 
     Returns:
-        A function of the arguments before the tap.
+        A function of the arguments before the tap, and of static keyword arguments.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -95,5 +95,11 @@ def lift(
         >>> run(Network().apply, params, jnp.ones((5, 3)))[1]["hidden"].shape
         (5, 4)
     """
-    body = tap.lift(lambda function: transform(function, **settings), lambda module, *a: module(*a))
-    return lambda *arguments: body(module, *arguments)
+
+    def call(*arguments: Any, **kwargs: Any) -> Any:
+        def body(module: Any, *inside: Any) -> Any:
+            return module(*inside, **kwargs)
+
+        return tap.lift(lambda function: transform(function, **settings), body)(module, *arguments)
+
+    return call

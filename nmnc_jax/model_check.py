@@ -291,20 +291,25 @@ class _Trial:
         learns: bool,
     ):
         inputs, targets = batch
-        all_examples = examples_of(nodes.outputs)
+        all_nodes, all_examples = nodes, examples_of(nodes.outputs)
+        # One example is tried beside itself: its noise is different.
+        some = np.arange(EXAMPLES if all_examples == 1 else min(EXAMPLES, all_examples))
+        some = some % all_examples
 
         def few(tree: Any) -> Any:
             # Values are tried even where init is called inside a function that is being traced.
             with jax.ensure_compile_time_eval():
                 return jax.tree.map(
-                    lambda x: x[:EXAMPLES] if jnp.shape(x)[:1] == (all_examples,) else x, tree
+                    lambda x: jnp.asarray(x)[some] if jnp.shape(x)[:1] == (all_examples,) else x,
+                    tree,
                 )
 
         try:
             nodes = trace_nodes(model, params, few(inputs))
+            jax.eval_shape(loss_fn, nodes.outputs, few(targets))
             inputs, targets = few(inputs), few(targets)
-        except Exception:  # A model that takes no other number of examples: all are tried.
-            pass
+        except Exception:  # What takes no other number of examples: all are tried.
+            nodes = all_nodes
         self._shapes = nodes.taps
         self._batch = examples_of(nodes.outputs)
 
@@ -340,24 +345,35 @@ class _Trial:
             return response, (kept, {name: SIZE * _rms(tap.arrived[name]) for name in masks})
 
         jitted = jax.jit(respond)
-        with jax.ensure_compile_time_eval():
-            params = _generic(params)
         random = np.random.default_rng(0)
         drawn = {
             name: random.standard_normal(shape.shape, np.float32)
             for name, shape in self._shapes.items()
         }
-        scales = dict.fromkeys(self._shapes, np.float32(1))
-        replay: dict[str, Any] = {}
 
-        def responded(masks: dict[str, np.ndarray]) -> Any:
+        def responded(
+            params: Params, masks: dict[str, np.ndarray], scales: Any, replay: Any
+        ) -> Any:
             with jax.ensure_compile_time_eval():
                 return jitted(params, inputs, targets, masks, drawn, scales, replay)
 
-        self._clean, (arrived, scales) = responded(self._masks([]))
+        nothing, everything = self._masks([]), self._masks(list(self._shapes))
+        ones = dict.fromkeys(self._shapes, np.float32(1))
+        with jax.ensure_compile_time_eval():
+            generic = _generic(params)
+        # Parameters of generic size hide no dependence; where the model cannot take them, its own.
+        clean, (arrived, scales) = responded(generic, nothing, ones, {})
+        if not _finite(clean):
+            generic = params
+            clean, (arrived, scales) = responded(generic, nothing, ones, {})
         replay = {node: value for node, value in arrived.items() if node != OUTPUTS}
-        self._clean = jax.device_get(self._clean)
-        self._respond = lambda masks: jax.device_get(responded(masks)[0])
+        # What noise takes out of the range of a logarithm or a root, smaller noise may not.
+        for _ in range(4):
+            if _finite(responded(generic, everything, scales, replay)[0]):
+                break
+            scales = {name: scale / 10 for name, scale in scales.items()}
+        self._clean = jax.device_get(clean)
+        self._respond = lambda masks: jax.device_get(responded(generic, masks, scales, replay)[0])
 
     def _masks(self, names: list[str], mask: Any = None) -> dict[str, np.ndarray]:
         """1 where a tap has noise, or where `mask` [T, B] or [B] has it; [..., B, ...]."""
@@ -371,7 +387,13 @@ class _Trial:
         return masks
 
     def _changes(self, masks: dict[str, np.ndarray]) -> Any:
-        return jax.tree.map(lambda a, b: np.abs(a - b), self._respond(masks), self._clean)
+        def changed(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+            with np.errstate(invalid="ignore"):
+                # What is no longer finite has changed; what never was says nothing.
+                change = np.nan_to_num(np.abs(now - before), nan=np.inf, posinf=np.inf)
+            return np.where(np.isfinite(before), change, 0)
+
+        return jax.tree.map(changed, self._respond(masks), self._clean)
 
     def _by_example(self, changes: dict[str, Any]) -> np.ndarray:
         """Sum of the changes of each example's response, [B]."""
@@ -394,7 +416,8 @@ class _Trial:
                 change = self._by_example(self._changes(masks))
                 own, others = change[noisy].mean(), change[~noisy].mean()
                 if others > 0:
-                    largest = max(largest, float(others / own) if own > 0 else math.inf)
+                    comparable = own > 0 and math.isfinite(others)
+                    largest = max(largest, float(others / own) if comparable else math.inf)
         return largest
 
     def effect(self, name: str) -> float:
@@ -416,23 +439,34 @@ class _Trial:
             changes = self._changes(self._masks([name], later.astype(np.float32)))
             for leaf in jax.tree.leaves(changes):
                 by_time = leaf.reshape(self._batch, shape.steps, -1).sum(axis=2)
-                if by_time[~later.T].sum() > NOTHING * by_time.sum():
+                early, late = by_time[~later.T].sum(), by_time[later.T].sum()
+                if not math.isfinite(early) or early > NOTHING * (early + late):
                     return False
         return True
 
 
 def _generic(params: Params) -> Params:
-    """Parameters in which no array is all zeros, so that no dependence hides behind it."""
+    """Parameters of which none is so small that a dependence hides behind it: zeros, gates."""
     random = np.random.default_rng(1)
 
     def filled(leaf: Any) -> Any:
         # On the host: a compiled program for each shape would take longer than all the rest.
-        if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating) or np.any(leaf):
+        if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating):
             return leaf
-        fan_in = max(math.prod(jnp.shape(leaf)[:-1]), 1)
-        return (random.standard_normal(jnp.shape(leaf)) * fan_in**-0.5).astype(leaf.dtype)
+        values = np.asarray(leaf, np.float32)
+        size = max(math.prod(values.shape[:-1]), 1) ** -0.5 if values.ndim > 1 else 0.5
+        rms = _root_square([values]) / max(values.size, 1) ** 0.5
+        if rms >= 0.1 * size or values.size == 0:
+            return leaf
+        if rms == 0:
+            return (random.standard_normal(values.shape) * size).astype(leaf.dtype)
+        return (values * (size / rms)).astype(leaf.dtype)
 
     return jax.tree.map(filled, params)
+
+
+def _finite(tree: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
 
 
 def _rms(value: Array) -> Array:

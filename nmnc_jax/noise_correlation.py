@@ -1,5 +1,6 @@
 """The general method: subspace, readout, probe and feedback composed into one estimator."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from nmnc_jax.checks import (
     check_losses,
     check_precision,
     named_leaves,
+    settings_of,
 )
 from nmnc_jax.correlate import correlations
 from nmnc_jax.credit import (
@@ -24,7 +26,14 @@ from nmnc_jax.credit import (
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.layout import Layout, Nodes, matrices, trace_nodes
 from nmnc_jax.model_check import Causal, examine
-from nmnc_jax.probes import DEFAULT, Probe, coordinate_size, relative_variance, some_examples
+from nmnc_jax.probes import (
+    DEFAULT,
+    Probe,
+    check_rows,
+    coordinate_size,
+    relative_variance,
+    some_examples,
+)
 from nmnc_jax.readouts import READOUTS, Found, Reading
 from nmnc_jax.schedule import all_finite, check_due, due_at, either, kept_if, when
 from nmnc_jax.sharding import on_any_mesh
@@ -168,7 +177,9 @@ def noise_correlation(
             causal=causal,
             learns=bool(learned),
         )
-        layout = lay_out(nodes, report, subspace, feedback, own)
+        settings = settings_of(kwargs) if check else ()
+        known = dataclasses.replace(own, settings=settings)
+        layout = lay_out(nodes, report, subspace, feedback, known)
         return first_state(layout, nodes, tap.activations, subspace, feedback, key)
 
     def estimate(
@@ -186,6 +197,13 @@ def noise_correlation(
         nodes = trace_nodes(model, params, inputs)
         check_passes(nodes)
         check_state(state, nodes, subspace, own, allowed)
+        if check and state.layout.settings != settings_of(kwargs):
+            raise ValueError(
+                f"the model was tried at init with {dict(state.layout.settings)}, and is called "
+                f"with {dict(settings_of(kwargs))}; it takes the same at init, or check=False"
+            )
+        if probe.rows is not None:
+            check_rows(probe.rows, kwargs, nodes)
         chosen = READOUTS[state.layout.readout]
         clean = local_pass(model, params, inputs)
         losses, error = losses_and_error(loss_fn, clean.outputs, targets)

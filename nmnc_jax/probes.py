@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nmnc_jax.checks import check_count, check_sigma
+from nmnc_jax.checks import check_count, check_sigma, named_leaves
 from nmnc_jax.dependence import primitives_of
 from nmnc_jax.layout import Nodes, TapShape, examples_of
 from nmnc_jax.subspace import used
@@ -198,6 +198,21 @@ def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:
         return z
     scaled = z * jnp.asarray(rows / len(places), z.dtype) ** 0.5
     return jnp.zeros((rows, z.shape[1]), z.dtype).at[places].set(scaled)
+
+
+def check_rows(rows: int, kwargs: Mapping[str, Any], nodes: Nodes) -> None:
+    """Refuses a probe pass of some examples where a keyword argument may hold one row for each.
+
+    Raises:
+        ValueError: naming it.
+    """
+    batch = examples_of(nodes.outputs)
+    for place, leaf in named_leaves(kwargs):
+        if jnp.shape(leaf)[:1] == (batch,):
+            raise ValueError(
+                f"rows is {rows}, and the keyword argument {place} has shape {jnp.shape(leaf)} in "
+                f"a batch of {batch}; what has a row for each example goes into inputs"
+            )
 
 
 def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:

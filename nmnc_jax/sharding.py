@@ -62,11 +62,12 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
 
     @functools.wraps(estimator.init)
     def init(params: Any, batch: Any, *, key: Array | None = None, **kwargs: Any) -> Any:
-        arguments = params, batch, key, kwargs
+        arrays, settings = _parted(kwargs)
+        arguments = params, batch, key, arrays
         mesh = _explicit_mesh(arguments)
 
-        def first(params: Any, batch: Any, key: Any, kwargs: Any) -> Any:
-            return estimator.init(params, batch, key=key, **kwargs)
+        def first(params: Any, batch: Any, key: Any, arrays: Any) -> Any:
+            return estimator.init(params, batch, key=key, **settings(arrays))
 
         if mesh is None:
             return first(*arguments)
@@ -91,15 +92,17 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
         due: Due | None = None,
         **kwargs: Any,
     ) -> Any:
-        # Inside shard_map gradients are each device's own, of its own rows: not summed over devices
-        # on the way back to parameters that all devices have.
-        own = frozenset().union(*(_axes_varied(jax.typeof(x)) for x in jax.tree.leaves(batch)))
+        # Inside shard_map gradients are each device's own: not summed over devices on the way to
+        # parameters that all devices have.
+        leaves = jax.tree.leaves((key, batch, state))
+        own = frozenset().union(*(_axes_varied(jax.typeof(leaf)) for leaf in leaves))
         params = jax.tree.map(lambda leaf: _varying_over(leaf, own), params)
-        arguments = key, params, batch, state, kwargs
+        arrays, settings = _parted(kwargs)
+        arguments = key, params, batch, state, arrays
         mesh = _explicit_mesh(arguments)
 
-        def step(key: Any, params: Any, batch: Any, state: Any, kwargs: Any) -> Any:
-            return estimator.estimate(key, params, batch, state, due=due, **kwargs)
+        def step(key: Any, params: Any, batch: Any, state: Any, arrays: Any) -> Any:
+            return estimator.estimate(key, params, batch, state, due=due, **settings(arrays))
 
         if mesh is None:
             return step(*arguments)
@@ -115,6 +118,18 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
         return _by_compiler(mesh, step, shardings, arguments)
 
     return Estimator(init, estimate, estimator.due)
+
+
+def _parted(kwargs: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
+    """The arrays among keyword arguments, and how the others join them again."""
+    leaves, tree = jax.tree.flatten(kwargs)
+    places = [place for place, leaf in enumerate(leaves) if hasattr(leaf, "dtype")]
+
+    def joined(arrays: list[Any]) -> dict[str, Any]:
+        new = dict(zip(places, arrays, strict=True))
+        return tree.unflatten([new.get(place, leaf) for place, leaf in enumerate(leaves)])
+
+    return [leaves[place] for place in places], joined
 
 
 def _explicit_mesh(tree: Any) -> AbstractMesh | None:

@@ -1,7 +1,8 @@
 """The tap: one hook in the forward function that gives every reading of the network."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -54,11 +55,13 @@ class TapLike(Protocol):
         """Rematerialises a body ``(*arguments, tap) -> result`` as ``jax.checkpoint`` does."""
         ...
 
-    def jit(self, body: Callable[..., Any]) -> Callable[..., Any]:
+    def jit(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
         """Compiles a body ``(*arguments, tap) -> result`` as ``jax.jit`` does."""
         ...
 
-    def vmap(self, body: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    def vmap(
+        self, body: Callable[..., Any], in_axes: Any = 0, **settings: Any
+    ) -> Callable[..., Any]:
         """Maps a body ``(*arguments, tap) -> result`` of one example over examples."""
         ...
 
@@ -76,8 +79,8 @@ class _Forms:
     def checkpoint(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
         return self.lift(functools.partial(jax.checkpoint, **settings), body)
 
-    def jit(self, body: Callable[..., Any]) -> Callable[..., Any]:
-        return self.lift(jax.jit, body)
+    def jit(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        return self.lift(functools.partial(jax.jit, **settings), body)
 
 
 class _NoTap(_Forms):
@@ -108,8 +111,10 @@ class _NoTap(_Forms):
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
         return transform(lambda *arguments: body(*arguments, self))
 
-    def vmap(self, body: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
-        return self.lift(functools.partial(jax.vmap, in_axes=in_axes), body)
+    def vmap(
+        self, body: Callable[..., Any], in_axes: Any = 0, **settings: Any
+    ) -> Callable[..., Any]:
+        return self.lift(functools.partial(jax.vmap, in_axes=in_axes, **settings), body)
 
     def cond(
         self,
@@ -362,12 +367,15 @@ class Tap(_Forms):
 
         return lifted
 
-    def vmap(self, body: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    def vmap(
+        self, body: Callable[..., Any], in_axes: Any = 0, **settings: Any
+    ) -> Callable[..., Any]:
         """Maps a body of one example over examples, with a tap of its own.
 
         Args:
             body: ``body(*arguments, tap) -> result`` of one example.
             in_axes: as ``jax.vmap`` takes it, for the arguments.
+            settings: of ``jax.vmap`` besides: ``axis_name``, ``axis_size``.
 
         Returns:
             A function of the arguments of all examples; what is tapped inside is recorded outside
@@ -378,7 +386,9 @@ class Tap(_Forms):
             self._check_trace("tap.vmap")
             axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
             look, last = Tap(scope=self._scope, around=self)._inside(body)
-            jax.eval_shape(jax.vmap(look, in_axes=(*axes, None)), *arguments, ({}, {}, {}, {}))
+            jax.eval_shape(
+                jax.vmap(look, in_axes=(*axes, None), **settings), *arguments, ({}, {}, {}, {})
+            )
             nodes = last[-1].scopes
             inside, last = self._inside(body)
             given = tuple(
@@ -387,7 +397,8 @@ class Tap(_Forms):
             )
             sources = {source for node in nodes for source in self.stages.get(node, {})} - {*nodes}
             seen = {source: self._activation(source) for source in sources}
-            result, *recorded = jax.vmap(inside, in_axes=(*axes, 0))(*arguments, (*given, seen))
+            mapped_body = jax.vmap(inside, in_axes=(*axes, 0), **settings)
+            result, *recorded = mapped_body(*arguments, (*given, seen))
             self._absorb(last[-1], *recorded)
             return result
 
@@ -507,7 +518,8 @@ class Model:
         Raises:
             ValueError: if it does not return a pair although it has aux.
         """
-        returned = self._apply_fn(params, inputs, tap, **self._kwargs)
+        with _named_as_argument():
+            returned = self._apply_fn(params, inputs, tap, **self._kwargs)
         if not self._has_aux:
             return _finished(tap, returned), None
         if not isinstance(returned, tuple) or len(returned) != 2:
@@ -520,6 +532,21 @@ class Model:
     def __call__(self, params: Params, inputs: Inputs, tap: Any) -> Any:
         """Runs the model and returns its outputs alone."""
         return self.outputs_and_aux(params, inputs, tap)[0]
+
+
+@contextlib.contextmanager
+def _named_as_argument() -> Iterator[None]:
+    """Names the tap where JAX refuses it as an argument of a transformed function."""
+    try:
+        yield
+    except TypeError as error:
+        if "nmnc_jax.taps.Tap" not in str(error):
+            raise
+        raise ValueError(
+            "the tap is given to a bare transformation as an argument; it takes the tap's own "
+            "form: tap.checkpoint, tap.jit, tap.vmap, tap.scan, tap.cond or tap.lift (a whole "
+            "model is not to be jitted: jit the step that calls the estimator)"
+        ) from error
 
 
 def _finished(tap: Any, outputs: Any) -> Any:
@@ -564,7 +591,8 @@ def run(
         ((5, 2), (5, 4))
     """
     tap = Tap(noise or {}, cut=cut)
-    outputs = apply_fn(params, inputs, tap, **kwargs)
+    with _named_as_argument():
+        outputs = apply_fn(params, inputs, tap, **kwargs)
     unknown = sorted(set(tap.noise) - set(tap.activations))
     if unknown:
         raise ValueError(

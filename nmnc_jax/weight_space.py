@@ -191,7 +191,13 @@ def _along_weights(
         }
         named |= {f"the output{place}": leaf for place, leaf in named_leaves(outputs)}
         check_precision(difference, named)
-        _chosen(trainable, params)
+        chosen = _chosen(trainable, params)
+        for (place, leaf), on in zip(named_leaves(params), chosen, strict=True):
+            if on and jnp.issubdtype(jax.typeof(leaf).dtype, jnp.complexfloating):
+                raise ValueError(
+                    f"params{place} is {leaf.dtype}; it takes real parameters, or trainable= that "
+                    "leaves it out"
+                )
 
     def init(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any

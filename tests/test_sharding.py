@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import nmnc_jax
+from experiments.mesh import divide_probes
 from nmnc_jax import Probe
 from tests.cases import batch_of, relative_error, squared_error, weights
 
@@ -112,3 +113,26 @@ def test_gradients_have_the_shardings_of_divided_parameters(name, kind):
     assert relative_error(jax.device_get(found), jax.device_get(one)) < 1e-4
     if kind == AxisType.Explicit:
         assert {leaf.sharding.spec for leaf in jax.tree.leaves(found)} == {P("data", None)}
+
+
+@pytest.mark.parametrize("name", ["nmnc", "vnc", "forward_gradient", "weight_perturbation"])
+def test_probes_are_divided_over_an_axis(name):
+    estimator = made(name)
+    state = estimator.init(PARAMS, BATCH)
+    mesh = mesh_of(AxisType.Auto, ("data", "probe"), (4, 2))
+    batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
+    divided = jax.jit(divide_probes(estimator, mesh).estimate)
+    found, kept, info = divided(jax.random.key(0), PARAMS, batch, state)
+    each = [
+        estimator.estimate(jax.random.fold_in(jax.random.key(0), device), PARAMS, BATCH, state)
+        for device in range(2)
+    ]
+    for got, wanted in (
+        (found, [gradients for gradients, _, _ in each]),
+        (info.loss, [info.loss for _, _, info in each]),
+    ):
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / 2, *wanted)
+        # Finite differences of the weights round.
+        assert relative_error(jax.device_get(got), mean) < 1e-3
+    for got, one, other in zip(*map(jax.tree.leaves, (kept, each[0][1], each[1][1])), strict=True):
+        np.testing.assert_allclose(got, (one + other) / 2, rtol=1e-3, atol=1e-5)

@@ -43,7 +43,7 @@ def test_all_passes_of_a_step_have_the_masks_of_the_clean_pass(name):
     params = model.init(jax.random.key(0), BATCH[0], train=False)
     one = tuple(part[:1] for part in BATCH)
     estimator = EXACT[name](model.apply, squared_error)
-    state = estimator.init(params, BATCH, train=False)
+    state = estimator.init(params, BATCH, rngs={"dropout": jax.random.key(7)})
     exact_of = jax.grad(lambda p, rngs: squared_error(model.apply(p, one[0], rngs=rngs), one[1])[0])
     different = []
     for seed in range(3):
@@ -53,6 +53,52 @@ def test_all_passes_of_a_step_have_the_masks_of_the_clean_pass(name):
         assert relative_error(found, exact) < 1e-4
         different.append(ravel_pytree(exact)[0])
     assert not np.allclose(different[0], different[1])
+
+
+def test_a_model_that_is_called_in_another_way_than_it_was_tried_is_refused():
+    model = Dropped()
+    params = model.init(jax.random.key(0), BATCH[0], train=False)
+    estimator = nmnc_jax.vnc(model.apply, squared_error)
+    state = estimator.init(params, BATCH, train=False)
+    rngs = {"dropout": jax.random.key(0)}
+    with pytest.raises(ValueError, match=r"tried at init with .*'False'.* and is called with {}"):
+        estimator.estimate(jax.random.key(1), params, BATCH, state, rngs=rngs)
+
+
+def test_rows_of_a_probe_pass_and_keyword_arguments_by_example_are_refused():
+    def masked(p, x, tap, mask):
+        return tap("hidden", jnp.tanh(x @ p["in"]) * mask) @ p["out"]
+
+    estimator = nmnc_jax.vnc(masked, squared_error, probe=Probe(rows=2))
+    state = estimator.init(PARAMS, BATCH, mask=jnp.ones((4, 6)))
+    with pytest.raises(ValueError, match=r"rows is 2, and the keyword argument \['mask'\]"):
+        estimator.estimate(jax.random.key(0), PARAMS, BATCH, state, mask=jnp.ones((4, 6)))
+
+
+def test_integers_among_the_outputs_carry_no_response():
+    def with_label(p, x, tap):
+        logits = smooth(p, x, tap)
+        return {"logits": logits, "label": logits.argmax(-1)}
+
+    found = []
+    for model, loss in (
+        (smooth, squared_error),
+        (with_label, lambda y, t: squared_error(y["logits"], t)),
+    ):
+        estimator = nmnc_jax.vnc(model, loss)
+        state = estimator.init(PARAMS, BATCH)
+        found.append(estimator.estimate(jax.random.key(0), PARAMS, BATCH, state)[0])
+    assert relative_error(*found) < 1e-5
+
+
+def test_complex_parameters_are_refused_in_weight_space():
+    params = {**PARAMS, "in": PARAMS["in"].astype(jnp.complex64)}
+
+    def wave(p, x, tap):
+        return tap("hidden", jnp.abs(x.astype(jnp.complex64) @ p["in"])) @ p["out"]
+
+    with pytest.raises(ValueError, match=r"params\['in'\] is complex64; it takes real parameters"):
+        nmnc_jax.weight_perturbation(wave, squared_error).init(params, BATCH)
 
 
 def with_statistics(p, x, tap, *, statistics, train=True):

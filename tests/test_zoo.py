@@ -54,9 +54,11 @@ REFUSED = {
     "nested with the outer time": (("next",), r"tap 'h' feeds later time steps unmarked"),
     "causal positions": (("next",), r"tap '\w+' has time_axes=1; readout 'next' takes none"),
     "positions": (("next",), r"tap '\w+' has time_axes=1; readout 'next' takes none"),
+    "stacked layers": (("next", "default"), r"tap 'h' feeds a stage in a scan over the parameter"),
     "around a scan": (("next",), r"tap 'before' feeds 'inside' across the boundary of a scan"),
 }
-WARNED = {"batch norm": ("output", "next", "default")}
+LEARNED = ("output", "next", "default")
+WARNED = {"batch norm": LEARNED, "gated": LEARNED, "rooted": LEARNED}
 
 
 def bias_of(method, case, loss, alone, replicates=REPLICATES, seed=0):
@@ -130,6 +132,14 @@ def test_coupled_examples_are_found_in_the_response_of_the_readout():
     case, loss = ZOO["batch norm"]
     zeros = {**case.params, "out": jnp.zeros((4, 2))}
     assert check_model(case.apply_fn, loss, zeros, case.batch, readout="loss").coupled
+
+
+@pytest.mark.parametrize("name", ["batch norm", "gated", "rooted"])
+def test_coupling_is_found_whatever_the_parameters_and_in_a_batch_of_one(name):
+    case, loss = ZOO[name]
+    for examples in (1, 2, 4):
+        batch = tuple(part[:examples] for part in case.batch)
+        assert check_model(case.apply_fn, loss, case.params, batch, readout="loss").coupled
 
 
 def test_the_report_prints_as_a_table():

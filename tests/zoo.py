@@ -195,6 +195,28 @@ def around_a_scan(p, x, tap):
     return tap("after", jnp.tanh(last @ p["a"])) @ p["out"]
 
 
+def stacked_layers(p, x, tap):
+    """A scan over layers, each with weights of its own."""
+    weights = jnp.stack([p["a"], p["b"]])
+
+    def body(h, w, tap):
+        return tap.linear(tap("h", jnp.tanh(h)) @ w), None
+
+    return tap.scan(body, x @ p["in"], weights)[0] @ p["out"]
+
+
+def gated(p, x, tap):
+    """Examples that are coupled through a gate that starts near zero, as LayerScale does."""
+    h = tap("h", jnp.tanh(x @ p["in"]))
+    return (h - p["gate"] * h.mean(0)[None]) @ p["out"]
+
+
+def rooted(p, x, tap):
+    """Examples that are coupled after a root, which noise may take out of its range."""
+    h = jnp.sqrt(tap("h", jax.nn.softmax(30 * x @ p["in"])) + 1e-6)
+    return (h - h.mean(0)[None]) @ p["out"]
+
+
 def batch_norm(p, x, tap):
     """Statistics of the batch, as use_running_average=False has them."""
     h = tap("h", jnp.tanh(x @ p["in"])) @ p["a"]
@@ -265,6 +287,9 @@ ZOO = {
     "around a scan": case(around_a_scan, times=(STEPS,), targets=(2,)),
     "batch norm": case(batch_norm),
     "frozen norm": case(frozen_norm),
+    "stacked layers": case(stacked_layers),
+    "gated": case(gated, params={**WEIGHTS, "gate": jnp.full((1, 4), 1e-6)}),
+    "rooted": case(rooted),
     "in-batch loss": case(linear, loss=contrastive),
     "scalar": case(scalar, targets=()),
     "two heads": case(two_heads, targets=(2,), loss=two_head_error),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nmnc_jax.layout import TapShape, at_least_float32, output_rows
+from nmnc_jax.layout import TapShape, at_least_float32, floating_leaves, output_rows
 from nmnc_jax.sharding import zeros_of
 from nmnc_jax.types import Array
 
@@ -23,7 +23,7 @@ def sequence(shape: TapShape, aligned: bool, outputs: Any) -> Array:
         return output_rows(outputs)[:, None]
     leaves = [
         leaf.reshape(shape.batch, shape.steps, -1).astype(at_least_float32(leaf.dtype))
-        for leaf in jax.tree.leaves(outputs)
+        for leaf in floating_leaves(outputs)
     ]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=2)
 

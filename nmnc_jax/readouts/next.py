@@ -61,6 +61,12 @@ def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:
     widths = [math.prod(leaf.shape[shape.batch_axis + 1 :]) for leaf in leaves]
 
     def stage(activation: Array) -> Any:
+        if activation.size % shape.units:
+            raise ValueError(
+                f"tap {name!r} has {activation.size} units where its stage is computed, and "
+                f"{shape.units} for each example, as in a tap.vmap over parts of an example; "
+                'readout "next" takes whole examples: tap outside of it, or take readout="output"'
+            )
         flat = activation.reshape(-1, shape.units).astype(at_least_float32(shape.dtype))
         output = project(basis, flat) @ coordinates.T
         parts, start = [], 0

@@ -14,7 +14,8 @@ from nmnc_jax.types import Array
 
 def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
     """Outputs per time step where they follow the tap's time, else all, for each lag."""
-    found = jax.eval_shape(lambda outputs: sequence(shape, tap.aligned, outputs), outputs)
+    alone = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), outputs)
+    found = jax.eval_shape(lambda outputs: sequence(shape, tap.aligned, outputs), alone)
     return found.shape[-1] * tap.lags
 
 
