@@ -65,7 +65,7 @@ def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
     name, params = equation.primitive.name, equation.params
     everything = frozenset(range(len(arguments)))
     if name == "scan":
-        return _of_scan(params["jaxpr"], params["num_consts"], params["num_carry"])
+        return _of_scan(equation)
     if name == "while":
         return Dependence([everything] * len(equation.outvars), frozenset(), frozenset())
     if name == "cond":
@@ -85,9 +85,20 @@ def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
     return Dependence([everything] * len(equation.outvars), frozenset(), frozenset())
 
 
-def _of_scan(body: ClosedJaxpr, constants: int, carries: int) -> Dependence:
-    inside = dependence(body)
-    sliced = frozenset(range(constants + carries, len(body.jaxpr.invars)))
+def _alike(outside: list[Any], inside: list[Any]) -> int:
+    """How many values of a scan have as many axes outside as inside."""
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(one.aval.shape) == len(other.aval.shape) for one, other in pairs)
+
+
+def _of_scan(equation: Any) -> Dependence:
+    body = equation.params["jaxpr"]
+    inside, body = dependence(body), body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    # By ranks, which all versions of JAX have: what is sliced or stacked has one axis more outside.
+    carries = _alike(equation.outvars, body.outvars)
+    given = _alike(equation.invars, body.invars)
+    constants = given - carries
+    sliced = frozenset(range(given, len(body.invars)))
     carry = [inside.results[place] for place in range(carries)]
 
     def through_carry(origins: Origins) -> Origins:
