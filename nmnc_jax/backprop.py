@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import check_batch, check_key, check_losses
-from nmnc_jax.credit import floating, info_from, losses_and_error, losses_of
+from nmnc_jax.checks import check_batch, check_key
+from nmnc_jax.credit import check_first_losses, floating, info_from, losses_and_error
 from nmnc_jax.layout import find_structure, trace_nodes
 from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, Tap, no_tap
@@ -52,11 +52,10 @@ def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Es
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> EmptyState:
         del key
-        inputs, targets = check_batch(batch)
+        inputs, _ = check_batch(batch)
         model = Model(apply_fn, has_aux, kwargs)
         find_structure(model, params, inputs, trace_nodes(model, params, inputs))
-        outputs = model(params, inputs, no_tap)
-        check_losses(losses_of(loss_fn, outputs, targets), outputs, batch)
+        check_first_losses(loss_fn, model(params, inputs, no_tap), batch)
         return EmptyState()
 
     def estimate(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import named_leaves
+from nmnc_jax.checks import check_losses, named_leaves
 from nmnc_jax.layout import at_least_float32, examples_of, trace_nodes, unflatten
 from nmnc_jax.readouts import READOUTS, Credit, Reading
 from nmnc_jax.schedule import all_finite
@@ -51,6 +51,11 @@ def losses_of(loss_fn: LossFn, outputs: Any, targets: Any) -> Array:
             f"{(batch,)}{also}, not reduced"
         )
     return losses
+
+
+def check_first_losses(loss_fn: LossFn, outputs: Any, batch: Batch) -> None:
+    """Refuses a first batch whose losses are reduced, or not finite, as `check_losses` does."""
+    check_losses(losses_of(loss_fn, outputs, batch[1]), outputs, batch)
 
 
 def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array, Any]:

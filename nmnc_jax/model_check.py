@@ -168,9 +168,10 @@ def check_model(
         >>> report.coupled, report["hidden"].units
         (False, 3)
     """
-    return examine(
-        Model(apply_fn, has_aux, kwargs), loss_fn, params, batch, readout=readout, trial=True
-    )
+    model = Model(apply_fn, has_aux, kwargs)
+    inputs, _ = check_batch(batch)
+    nodes = trace_nodes(model, params, inputs)
+    return examine(model, loss_fn, params, batch, nodes, readout=readout, trial=True)
 
 
 def examine(
@@ -178,6 +179,7 @@ def examine(
     loss_fn: LossFn,
     params: Params,
     batch: Batch,
+    nodes: Nodes,
     *,
     readout: str | None,
     trial: bool,
@@ -191,6 +193,7 @@ def examine(
         loss_fn: the loss of each example.
         params: its parameters.
         batch: (inputs, targets).
+        nodes: of the model on these inputs.
         readout: name of the readout; None: the model's default.
         trial: whether to run the model; impossible on traced values.
         causal: whether responses follow the taps' time, where it is known.
@@ -200,8 +203,7 @@ def examine(
         ValueError: as `check_model` does; and where `causal` is needed, because values are traced
             or `trial` is False, or contradicts what is found.
     """
-    inputs, targets = check_batch(batch)
-    nodes = trace_nodes(model, params, inputs)
+    inputs, targets = batch
     check_batch_axes(model, params, inputs, nodes)
     structure = find_structure(model, params, inputs, nodes)
     if readout is None:

@@ -10,13 +10,13 @@ from nmnc_jax.checks import (
     check_batch,
     check_count,
     check_key,
-    check_losses,
     check_precision,
     named_leaves,
     settings_of,
 )
 from nmnc_jax.correlate import correlations
 from nmnc_jax.credit import (
+    check_first_losses,
     gradients_and_credit,
     info_from,
     local_pass,
@@ -160,18 +160,19 @@ def noise_correlation(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> NoiseCorrelationState:
         model = Model(apply_fn, has_aux, kwargs)
-        inputs, targets = check_batch(batch)
+        inputs, _ = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
         check_passes(nodes)
         tap = Tap()
         outputs = model(params, inputs, tap)
         if check:
-            check_losses(losses_of(loss_fn, outputs, targets), outputs, batch)
+            check_first_losses(loss_fn, outputs, batch)
         report = examine(
             model,
             loss_fn,
             params,
             batch,
+            nodes,
             readout=readout,
             trial=check,
             causal=causal,

@@ -12,13 +12,12 @@ from nmnc_jax.checks import (
     check_batch,
     check_count,
     check_key,
-    check_losses,
     check_precision,
     check_sigma,
     named_leaves,
 )
 from nmnc_jax.correlate import mean_over_probes
-from nmnc_jax.credit import info_from, losses_of
+from nmnc_jax.credit import check_first_losses, info_from, losses_of
 from nmnc_jax.probes import linearized
 from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, no_tap
@@ -183,9 +182,8 @@ def _along_weights(
         raise ValueError(f"kind is {kind!r}; it takes one of {list(get_args(Kind))}")
     sample = jax.random.normal if kind == "gaussian" else jax.random.rademacher
 
-    def check(model: Model, params: Params, batch: Batch) -> None:
-        inputs, _ = check_batch(batch)
-        outputs = jax.eval_shape(lambda p, x: model(p, x, no_tap), params, inputs)
+    def checked(params: Params, outputs: Any) -> list[bool]:
+        """Which leaves are perturbed, of a model that can be."""
         named = {
             f"params{place}": leaf for place, leaf in named_leaves(params) if _is_floating(leaf)
         }
@@ -198,15 +196,16 @@ def _along_weights(
                     f"params{place} is {leaf.dtype}; it takes real parameters, or trainable= that "
                     "leaves it out"
                 )
+        return chosen
 
     def init(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> EmptyState:
         del key
-        model = Model(apply_fn, has_aux, kwargs)
-        check(model, params, batch)
-        outputs = model(params, batch[0], no_tap)
-        check_losses(losses_of(loss_fn, outputs, batch[1]), outputs, batch)
+        inputs, _ = check_batch(batch)
+        outputs = Model(apply_fn, has_aux, kwargs)(params, inputs, no_tap)
+        checked(params, outputs)
+        check_first_losses(loss_fn, outputs, batch)
         return EmptyState()
 
     def estimate(
@@ -220,13 +219,12 @@ def _along_weights(
     ) -> tuple[Params, EmptyState, Info]:
         del due
         check_key(key)
+        inputs, targets = check_batch(batch)
         model = Model(apply_fn, has_aux, kwargs)
-        check(model, params, batch)
-        inputs, targets = batch
         outputs, aux = model.outputs_and_aux(params, inputs, no_tap)
         losses = losses_of(loss_fn, outputs, targets)
         leaves, tree = jax.tree.flatten(params)
-        chosen = _chosen(trainable, params)
+        chosen = checked(params, outputs)
         places = [
             place
             for place, (leaf, on) in enumerate(zip(leaves, chosen, strict=True))
