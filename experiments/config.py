@@ -71,8 +71,10 @@ class Config:
     feedback does not turn with it), random_subspace, oracle_subspace (the exact mean Jacobian's
     rows), exact_feedback and exact_feedback_manifold (that Jacobian in the probes' place),
     node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
-    weight_mirror, weight_mirror_manifold, feedback_alignment or one_step (recurrent networks: no
-    credit goes back through the recurrent weights)."""
+    weight_mirror, weight_mirror_manifold, mirror (weight mirrors in the form of the layers' own
+    weights), mirror_manifold (where probes are too few, in the manifold of a layer's input),
+    feedback_alignment or one_step (recurrent networks: no credit goes back through the recurrent
+    weights)."""
     start: str = ""
     """Directory of a run whose trained network this one begins with, in place of a new one."""
     steps: int = 1500
@@ -89,8 +91,9 @@ class Config:
     explained_variance: float | None = None
     """Perturb the fewest principal components that hold this share of a tap's variance, up to rank,
     chosen anew whenever the components are; without, all of them."""
-    probes: int = 1
-    """Probes per example and tap at each feedback update (passes, for weight_perturbation)."""
+    probes: int | Literal["auto"] = 1
+    """Probes per example and tap at each feedback update (passes, for weight_perturbation). "auto",
+    for mirror and mirror_manifold: as many as each layer needs."""
     probe_rows: int | None = None
     """Examples (of a recurrent network: examples at one time step) that are perturbed at each
     feedback update; without, all."""
@@ -127,6 +130,11 @@ class Config:
     divide_units: bool = False
     """Divide bases and feedback over the devices by units, where they are too large for one."""
 
+    @property
+    def least_probes(self) -> int:
+        """Probes per example, where their number does not depend on the layer."""
+        return 1 if self.probes == "auto" else self.probes
+
     def check(self) -> None:
         """Refuses what cannot be trained.
 
@@ -136,7 +144,12 @@ class Config:
         counts = ("steps", "batch", "rank", "probes", "patch", "time_steps", "update_every",
                   "basis_batch", "basis_update_every", "log_every", "alignment_batch",
                   "checkpoint_every")  # fmt: skip
+        mirrors = self.estimator in ("mirror", "mirror_manifold")
+        if self.probes == "auto" and not mirrors:
+            raise UserError(f"probes is 'auto'; {self.estimator} takes a number")
         for field in counts:
+            if getattr(self, field) == "auto":
+                continue
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
         if not 0 < self.learning_rate < float("inf"):
@@ -174,6 +187,11 @@ class Config:
             raise UserError(f"probe_rows is {self.probe_rows}; it takes at least 1, or nothing")
         if self.estimator == "one_step" and not recurrent:
             raise UserError(f"estimator is 'one_step'; {self.model} has no recurrent weights")
+        if recurrent and mirrors:
+            raise UserError(
+                f"estimator is {self.estimator!r}, which mirrors layers of Linen; {self.model} "
+                "takes weight_mirror"
+            )
         if recurrent and self.estimator in JACOBIANS:
             raise UserError(
                 f"estimator is {self.estimator!r}, which takes one Jacobian for all time; "

@@ -16,8 +16,8 @@ from nmnc_jax.layout import find_structure, matrices, tap_shapes, trace_nodes
 from nmnc_jax.schedule import due_at
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import FixedBasis, project
-from nmnc_jax.taps import Model
-from nmnc_jax.types import ApplyFn, Array, Batch, Due, LossFn, Params
+from nmnc_jax.taps import Model, Tap
+from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Due, LossFn, Params
 
 Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
 
@@ -129,7 +129,11 @@ def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
             return jnp.concatenate([nothing, activation @ readout], axis=1)
 
         stages = {node: {name: stage} for name in nodes.taps for node in structure.feeds[name]}
-        chained = local_pass(model, params, inputs, stages)
+
+        def tap(noise: Activations) -> Tap:
+            return Tap(noise, cut=True, stages=stages)
+
+        chained = local_pass(model, params, inputs, tap, nodes.taps)
         nothing = jax.tree.map(jnp.zeros_like, chained.activations)
         gradients, credit = chained.pullback(error, nothing)
         return gradients, state, info_from(losses, outputs, credit, gradients)

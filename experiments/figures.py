@@ -28,6 +28,8 @@ COLOURS = {
     "weight_perturbation": "tab:olive",
     "weight_mirror": "tab:cyan",
     "weight_mirror_manifold": "tab:pink",
+    "mirror": "tab:blue",
+    "mirror_manifold": "navy",
     "feedback_alignment": "darkkhaki",
     "one_step": "teal",
 }

@@ -93,9 +93,13 @@ class Devices(NamedTuple):
 
         if not (divide and isinstance(state, NoiseCorrelationState)):
             return jax.tree.map(lambda leaf: self.replicated, state)
+        # A mirror has the form of its layer's weights, and is replicated as they are.
         by_tap = [
             {
-                name: jax.tree.map(over_units(shapes[name].units), memory)
+                name: jax.tree.map(
+                    over_units(shapes[name].units) if name in shapes else lambda _: self.replicated,
+                    memory,
+                )
                 for name, memory in part.items()
             }
             for part in (state.subspace, state.feedback)

@@ -15,6 +15,7 @@ from experiments.controls import (
 )
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.layout import TapShape
+from nmnc_jax.linen import mirror_layers
 from nmnc_jax.types import ApplyFn, LossFn
 
 ALIASES = {"direct_feedback_alignment": "dfa"}
@@ -29,7 +30,7 @@ class Setting(NamedTuple):
         loss_fn: the loss of each example.
         shapes: the model's taps.
         outputs: number of outputs per example.
-        causal: tap name to whether responses follow its time; None: tried at init.
+        report: what was found of the model; None where the method assumes nothing of it.
     """
 
     config: Config
@@ -37,7 +38,12 @@ class Setting(NamedTuple):
     loss_fn: LossFn
     shapes: dict[str, TapShape]
     outputs: int
-    causal: dict[str, bool] | None
+    report: nmnc_jax.ModelReport | None
+
+    @property
+    def causal(self) -> dict[str, bool] | None:
+        """Tap name to whether responses follow its time; None: tried at init."""
+        return None if self.report is None else self.report.causal
 
     @property
     def rank(self) -> dict[str, int]:
@@ -84,6 +90,31 @@ class Setting(NamedTuple):
             causal=self.causal,
         )
 
+    def with_mirrors(self, rank: int | None) -> Estimator:
+        """Mirrors of all linear layers; with a rank in the manifold, where probes are too few.
+
+        That is where a layer shares its weights over no positions, and has more units than there
+        are probes behind the feedback in the long run.
+        """
+        config = self.config
+        behind = config.batch * config.least_probes * (1 + config.feedback_decay)
+        assert self.report is not None
+        ranks = {
+            stage.name: min(rank, stage.units)
+            if rank and stage.units == stage.summed > behind / (1 - config.feedback_decay)
+            else None
+            for stage in self.report.taps
+        }
+        return nmnc_jax.weight_mirror(
+            with_mirrored_layers(self.apply_fn),
+            self.loss_fn,
+            rank=ranks,
+            probe=self.probe,
+            feedback_decay=config.feedback_decay,
+            update_every=config.update_every,
+            basis_update_every=config.basis_update_every,
+        )
+
     def with_exact_feedback(self, subspace: nmnc_jax.Subspace) -> Estimator:
         """The exact mean Jacobian in the place of what probes measure."""
         replaced = nmnc_jax.noise_correlation(
@@ -104,6 +135,15 @@ class Setting(NamedTuple):
     def every_row(self) -> Probe:
         """The perturbations of all examples."""
         return dataclasses.replace(self.probe, perturbed=None)
+
+
+def with_mirrored_layers(apply_fn: ApplyFn) -> ApplyFn:
+    """A Linen model with its own taps, whose linear layers are marked for mirrors."""
+
+    def mirrored(params: Any, inputs: Any, tap: Any = nmnc_jax.no_tap) -> Any:
+        return mirror_layers(lambda p, x: apply_fn(p, x, tap))(params, inputs, tap)
+
+    return mirrored
 
 
 def _unrotated(setting: Setting) -> Estimator:
@@ -139,7 +179,8 @@ class Entry(NamedTuple):
     Attributes:
         build: makes its estimator.
         cost: what a step costs: "backprop", "weights" (pairs of passes), "local" (no probes),
-            "learned" (probes when the feedback is due) or "probed" (probes in every step).
+            "learned" (probes when the feedback is due), "mirrored" (of each layer by itself, its
+            response and its weights' gradient) or "probed" (probes in every step).
         readout: as `nmnc_jax.check_model` takes it; "" where nothing is assumed of the model.
     """
 
@@ -177,7 +218,7 @@ TABLE: dict[str, Entry] = {
     ),
     "weight_perturbation": Entry(
         lambda s: nmnc_jax.weight_perturbation(
-            s.apply_fn, s.loss_fn, num=s.config.probes, sigma=s.config.sigma
+            s.apply_fn, s.loss_fn, num=s.config.least_probes, sigma=s.config.sigma
         ),
         "weights",
     ),
@@ -187,6 +228,8 @@ TABLE: dict[str, Entry] = {
     "weight_mirror_manifold": Entry(
         lambda s: s.with_feedback(s.components, "next"), "learned", "next"
     ),
+    "mirror": Entry(lambda s: s.with_mirrors(None), "mirrored", "mirror"),
+    "mirror_manifold": Entry(lambda s: s.with_mirrors(s.config.rank), "mirrored", "mirror"),
     "feedback_alignment": Entry(_seeded("feedback_alignment"), "local"),
     "one_step": Entry(lambda s: one_step(s.apply_fn, s.loss_fn), "local"),
 }
@@ -222,8 +265,10 @@ def forward_passes(config: Config, taps: int) -> float:
     """
     cost = TABLE[check_method(config.estimator)].cost
     if cost in ("backprop", "local", "weights"):
-        return {"backprop": 3, "local": 2, "weights": 2 * config.probes}[cost]
+        return {"backprop": 3, "local": 2, "weights": 2 * config.least_probes}[cost]
+    if cost == "mirrored":
+        return 3 + 2 * config.least_probes / config.update_every
     passes_of = {"jvp": 1, "forward": 1, "central": 2}[config.difference]
     together = 1 if config.scope == "all_taps" else taps
     every = config.update_every if cost == "learned" else 1
-    return 2 + passes_of * together * config.probes / every
+    return 2 + passes_of * together * config.least_probes / every

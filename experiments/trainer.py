@@ -13,8 +13,8 @@ import optax
 from experiments.config import Config
 from experiments.data import Dataset
 from experiments.mesh import Devices, make_devices
-from experiments.methods import Setting, build_estimator, readout_of
-from nmnc_jax import backprop, check_model, credit_from_state, no_tap
+from experiments.methods import Setting, build_estimator, readout_of, with_mirrored_layers
+from nmnc_jax import ModelReport, backprop, check_model, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
 from nmnc_jax.layout import output_rows, tap_shapes
 from nmnc_jax.models import (
@@ -100,10 +100,10 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
     template = jax.eval_shape(model.init, jax.random.key(0), sample)
     shapes = tap_shapes(apply_fn, template, sample)
     outputs = jax.eval_shape(lambda p, x: output_rows(model.apply(p, x)), template, sample)
-    causal = _causal(config, model, data)
+    report = _report(config, model, data)
 
     def setting(config: Config) -> Setting:
-        return Setting(config, apply_fn, data.loss, shapes, outputs.shape[1], causal)
+        return Setting(config, apply_fn, data.loss, shapes, outputs.shape[1], report)
 
     estimator = build_estimator(setting(config))
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
@@ -184,26 +184,29 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
     return Trainer(init, step, estimator.due, measure, placed, devices)
 
 
-_CAUSAL: dict[tuple[Any, ...], dict[str, bool] | None] = {}
+_REPORTS: dict[tuple[Any, ...], ModelReport] = {}
 
 
-def _causal(config: Config, model: nn.Module, data: Dataset) -> dict[str, bool] | None:
+def _report(config: Config, model: nn.Module, data: Dataset) -> ModelReport | None:
     """Checks the model on a few examples, before anything is compiled for it.
 
     Returns:
-        Tap name to whether responses follow its time; None where a method assumes nothing.
+        What was found; None where a method assumes nothing.
     """
     readout = readout_of(config)
     if readout == "":
         return None
     known = (readout, config.data, config.time_steps, config.image_size, repr(model))
-    if known not in _CAUSAL:
+    if known not in _REPORTS:
         inputs, targets = data.train_examples(np.arange(min(8, data.train_size)))
         inputs = data.normalise(jax.tree.map(jnp.asarray, inputs))
         params = jax.jit(model.init)(jax.random.key(0), jax.tree.map(lambda x: x[:1], inputs))
-        report = check_model(model.apply, data.loss, params, (inputs, targets), readout=readout)
-        _CAUSAL[known] = report.causal
-    return _CAUSAL[known]
+        apply_fn: Any = model.apply
+        if readout == "mirror":
+            apply_fn = with_mirrored_layers(apply_fn)
+        batch = inputs, targets
+        _REPORTS[known] = check_model(apply_fn, data.loss, params, batch, readout=readout)
+    return _REPORTS[known]
 
 
 def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
@@ -251,7 +254,11 @@ def _alignments(
         credit = {}
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback and memory.layout.readout != "loss":
-                credit = credit_from_state(apply_fn, data.loss, params, chunk, memory)
+                marked = apply_fn
+                if memory.layout.readout == "mirror":
+                    marked = with_mirrored_layers(apply_fn)
+                credit = credit_from_state(marked, data.loss, params, chunk, memory)
+                credit = {name: credit[name] for name in told.credit}
             else:
                 credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
         return {

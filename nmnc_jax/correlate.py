@@ -19,7 +19,7 @@ from nmnc_jax.probes import (
 from nmnc_jax.sharding import zeros_of
 from nmnc_jax.subspace import dimension_of, lift, used
 from nmnc_jax.taps import Tap
-from nmnc_jax.types import Array
+from nmnc_jax.types import Activations, Array
 
 Correlation = TypeVar("Correlation")
 
@@ -36,6 +36,7 @@ def correlations(
     scales: dict[str, Array],
     pooled: bool,
     isolated: bool = False,
+    change: Callable[[Activations], dict[str, Any]] | None = None,
 ) -> dict[str, Correlation]:
     """Correlates probe coordinates at each tap with the network's response to them.
 
@@ -52,6 +53,7 @@ def correlations(
         pooled: whether orthogonal frames run over all examples (the `output` readout) or over the
             probes of each (`loss`).
         isolated: whether each node passes on its clean value and its own noise alone (`next`).
+        change: noise at one tap to what is correlated, where that is not the response's change.
 
     Returns:
         Tap name to the mean of `correlate` over the probes.
@@ -80,19 +82,18 @@ def correlations(
         name: used(bases[name], shape.units).astype(dtypes[name])[None]
         for name, shape in shapes.items()
     }
-    num = probe.num or 1
     places: dict[str, Array | None] = dict.fromkeys(shapes)
     if probe.perturbed is not None:
         for name, shape in shapes.items():
             place_key, keys[name] = jax.random.split(keys[name])
             places[name] = places_of_rows(place_key, probe.perturbed, shape.rows)
 
-    def probe_together(names: list[str]) -> dict[str, Correlation]:
+    def probe_together(names: list[str], probe: Probe) -> dict[str, Correlation]:
         def response(tap: Tap) -> dict[str, Any]:
             found = forward(tap)
             return {name: found[name] for name in names}
 
-        change = linear_response(
+        measure = change or linear_response(
             response, names, probe, clean=clean, shapes=shapes, isolated=isolated
         )
 
@@ -116,7 +117,7 @@ def correlations(
                 z[name] = spread_over_rows(some, places[name], shape.rows)
                 rows = scales[name] * lift(bases[name], z[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
-            changes = change(noise)
+            changes = measure(noise)
             correlated = {}
             for name in names:
                 dtype, scale = dtypes[name], scales[name]
@@ -134,11 +135,13 @@ def correlations(
                 dtype=dtypes[name],
                 pooled=pooled,
             )
-        return mean_over_probes(one_probe, drawn_coordinates, draws, num, probe.chunk_size())
+        return mean_over_probes(
+            one_probe, drawn_coordinates, draws, probe.count(), probe.chunk_size()
+        )
 
-    if probe.scope == "all_taps":
-        return probe_together(list(shapes))
-    return {name: probe_together([name])[name] for name in shapes}
+    if probe.scope == "all_taps" and change is None:
+        return probe_together(list(shapes), probe)
+    return {name: probe_together([name], probe.at(name))[name] for name in shapes}
 
 
 def mean_over_probes(

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.checks import check_losses, named_leaves
-from nmnc_jax.layout import at_least_float32, examples_of, trace_nodes, unflatten
+from nmnc_jax.layout import TapShape, at_least_float32, examples_of, trace_nodes, unflatten
 from nmnc_jax.readouts import READOUTS, Credit, Reading
 from nmnc_jax.schedule import all_finite
 from nmnc_jax.subspace import lift
-from nmnc_jax.taps import Model, Stage, Tap, no_tap
+from nmnc_jax.taps import NONE, Model, Tap, no_tap
 from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Info, Inputs, LossFn, Params
 
 
@@ -23,6 +23,7 @@ class LocalPass(NamedTuple):
         aux: what it returns besides.
         arrived: node to what arrived there.
         activations: tap name to activation.
+        read: name of a linear stage to its input.
         pullback: ``pullback(error, credit) -> (gradients, credit)``: what each stage's own
             vector-Jacobian product makes of the output error and of the credit at the taps, and the
             credit that flows back to each tap besides.
@@ -32,6 +33,7 @@ class LocalPass(NamedTuple):
     aux: Any
     arrived: dict[str, Any]
     activations: Activations
+    read: Activations
     pullback: Callable[[Any, Activations], tuple[Params, Activations]]
 
 
@@ -89,34 +91,34 @@ def local_pass(
     model: Model,
     params: Params,
     inputs: Inputs,
-    stages: Mapping[str, Mapping[str, Stage]] | None = None,
+    tap: Callable[[Activations], Tap] = lambda noise: Tap(noise, cut=True),
+    shapes: Mapping[str, TapShape] = NONE,
 ) -> LocalPass:
-    """Runs the model once, cut at every tap.
+    """Runs the model once, cut at every tap, or with credit that flows back as the tap has it.
 
     Args:
         model: the model.
         params: its parameters.
         inputs: its inputs.
-        stages: node to the taps that feed it, each with a stage through which credit flows back in
-            the place of the network's own.
+        tap: makes the tap from noise.
+        shapes: tap or linear stage to its shape, where the credit that flows back is of interest.
     """
 
     def forward(params: Params, noise: Activations) -> tuple[Any, Any]:
-        tap = Tap(noise, cut=True, stages=stages or {})
-        outputs, aux = model.outputs_and_aux(params, inputs, tap)
-        return (outputs, tap.activations), (aux, tap.arrived)
+        made = tap(noise)
+        outputs, aux = model.outputs_and_aux(params, inputs, made)
+        return (outputs, made.activations), (aux, made.arrived, made.read)
 
-    noise = {}
-    if stages:
-        shapes = trace_nodes(model, params, inputs).taps
-        noise = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    (outputs, activations), pullback, (aux, arrived) = jax.vjp(forward, params, noise, has_aux=True)
+    noise = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    (outputs, activations), pullback, (aux, arrived, read) = jax.vjp(
+        forward, params, noise, has_aux=True
+    )
 
     def pull(error: Any, credit: Activations) -> tuple[Params, Activations]:
         gradients, flowed = pullback((error, credit))
         return floating(gradients, params), flowed
 
-    return LocalPass(outputs, aux, arrived, activations, pull)
+    return LocalPass(outputs, aux, arrived, activations, read, pull)
 
 
 def floating(gradients: Params, params: Params) -> Params:
@@ -138,8 +140,9 @@ def gradients_and_credit(
     credit: Credit,
 ) -> tuple[Params, Activations]:
     """Turns a readout's credit into parameter gradients and credit at each tap, by one VJP."""
-    if credit.stages:
-        chained = local_pass(model, params, inputs, credit.stages)
+    if credit.chained is not None:
+        shapes = trace_nodes(model, params, inputs).taps | reading.nodes.taps
+        chained = local_pass(model, params, inputs, credit.chained, shapes)
         nothing = jax.tree.map(jnp.zeros_like, chained.activations)
         return chained.pullback(reading.error, nothing)
     at_taps = {}
@@ -285,13 +288,14 @@ def credit_from_state(
     layout = state.layout
     readout = READOUTS[layout.readout]
     if not state.feedback or readout.every_step:
-        raise ValueError("state holds no feedback; it takes that of an `output` or `next` readout")
+        raise ValueError("state holds no feedback; it takes that of a readout that is not 'loss'")
     inputs, targets = batch
     model = Model(apply_fn, layout.has_aux, kwargs)
+    names = [tap.name for tap in layout.taps]
     _, error = losses_and_error(loss_fn, model(params, inputs, no_tap), targets)
     reading = Reading(
         layout=layout,
-        nodes=trace_nodes(model, params, inputs),
+        nodes=readout.places(trace_nodes(model, params, inputs), names),
         bases={name: each.basis for name, each in state.subspace.items()},
         feedback=state.feedback,
         learns=False,

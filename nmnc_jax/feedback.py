@@ -4,7 +4,7 @@ The feedback matrix of a tap is B = coordinates @ basis^T, [o, n], and is never 
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ class FeedbackState(NamedTuple):
     """The feedback of one tap.
 
     Attributes:
-        mean: weighted mean of the estimates, [o, d].
+        mean: weighted mean of the estimates, [o, d]; or a pytree like the weights of a linear
+            stage, for which d is 1.
         weight: weight of the estimates behind each direction, [d]; 1 in the limit, less where a
             direction has entered the basis lately.
         variance: variance of the mean by the probes' own law, relative to the square of what is
@@ -27,15 +28,16 @@ class FeedbackState(NamedTuple):
         limit: the share of its size that an estimate of `variance` keeps in the long run, a scalar.
     """
 
-    mean: Array
+    mean: Any
     weight: Array
     variance: Array
     limit: Array
 
     @property
-    def coordinates(self) -> Array:
+    def coordinates(self) -> Any:
         """The feedback's coordinates, [o, d]: the mean, smaller where few probes are behind it."""
-        return self.mean * (1 / ((1 + self.variance) * self.limit))[None]
+        share = 1 / ((1 + self.variance) * self.limit)
+        return jax.tree.map(lambda mean: mean * _by_direction(share, mean), self.mean)
 
 
 class Feedback(NamedTuple):
@@ -43,8 +45,8 @@ class Feedback(NamedTuple):
 
     Attributes:
         init: ``init(key, size, dimension, dtype) -> FeedbackState``.
-        update: ``update(state, estimate, variance=0.0) -> FeedbackState`` with an estimate [o, d]
-            and its relative variance, or None if the feedback is never learned.
+        update: ``update(state, estimate, variance=0.0) -> FeedbackState`` with an estimate like the
+            mean and its relative variance, or None if the feedback is never learned.
         update_every: steps between updates.
         seed: seed of the key that init gets, folded with each tap's place.
     """
@@ -96,15 +98,15 @@ def learned_feedback(
         del key
         return _unscaled(jnp.zeros((size, dimension), dtype), weight=jnp.zeros((dimension,), dtype))
 
-    def update(
-        state: FeedbackState, estimate: Array, variance: float | Array = 0.0
-    ) -> FeedbackState:
+    def update(state: FeedbackState, estimate: Any, variance: float | Array = 0.0) -> FeedbackState:
         weight = decay * state.weight + (1 - decay)
         new = (1 - decay) / weight
-        mean = state.mean + new[None] * (estimate - state.mean)
+        mean = jax.tree.map(
+            lambda old, now: old + _by_direction(new, old) * (now - old), state.mean, estimate
+        )
         if shrinkage is None:
             return state._replace(mean=mean, weight=weight)
-        each = jnp.asarray(variance, mean.dtype)
+        each = jnp.asarray(variance, weight.dtype)
         spread = (1 - new) ** 2 * state.variance + new**2 * each
         limit = state.limit
         if shrinkage == "relative":
@@ -166,3 +168,8 @@ def rotate(state: FeedbackState, old_basis: Array, new_basis: Array) -> Feedback
 
 def _unscaled(mean: Array, *, weight: Array) -> FeedbackState:
     return FeedbackState(mean, weight, jnp.zeros_like(weight), jnp.ones((), mean.dtype))
+
+
+def _by_direction(values: Array, like: Array) -> Array:
+    """One value per direction, [d], to be multiplied with [..., d]."""
+    return values.reshape((1,) * (like.ndim - 1) + values.shape) if like.ndim else values[0]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from nmnc_jax.dependence import dependence
-from nmnc_jax.taps import OUTPUTS, Tap
+from nmnc_jax.taps import OUTPUTS, LinearStage, Tap, read_input
 from nmnc_jax.types import Activations, Array, DType, Inputs, Params
 
 
@@ -72,6 +72,36 @@ class TapShape(NamedTuple):
         return self._replace(shape=tuple(shape))
 
 
+class LinearShape(NamedTuple):
+    """The shapes of one linear stage.
+
+    Attributes:
+        input: of its input.
+        weights: of its weights, in one step of the scans around it.
+        mapped: whether it is inside ``tap.vmap``.
+    """
+
+    input: TapShape
+    weights: Any
+    mapped: bool
+
+    def labels(self, *, stacked: bool) -> tuple[tuple[str, int], ...]:
+        """Place and shape of each array of weights, with its size.
+
+        Args:
+            stacked: whether each step of the scan around the stage has weights of its own.
+        """
+        steps = self.input.shape[: self.input.batch_axis] if stacked else ()
+        shapes = [
+            (place, (*steps, *leaf.shape))
+            for place, leaf in jax.tree.leaves_with_path(self.weights)
+        ]
+        return tuple(
+            (f"{jax.tree_util.keystr(place)}{list(shape)}", math.prod(shape))
+            for place, shape in shapes
+        )
+
+
 class Nodes(NamedTuple):
     """The nodes of a model in one call, without values.
 
@@ -80,12 +110,14 @@ class Nodes(NamedTuple):
         scopes: node to the scans around it.
         outputs: shapes of the outputs.
         taps: tap name to `TapShape`, sorted by name (the fixed order in which keys are split).
+        linears: linear stage that is marked with its function to its `LinearShape`, sorted by name.
     """
 
     arrived: dict[str, Any]
     scopes: dict[str, tuple[str, ...]]
     outputs: Any
     taps: dict[str, TapShape]
+    linears: dict[str, LinearShape]
 
 
 class TapLayout(NamedTuple):
@@ -98,7 +130,11 @@ class TapLayout(NamedTuple):
         lags: largest number of lags, from its time step to that of an output, that feedback holds.
         size: rows of its feedback, 0 without.
         aligned: whether the response follows the tap's time, so that nothing earlier changes.
-        stages: nodes that the tap feeds directly, each with its units per row; for chained credit.
+        stages: nodes that the tap feeds directly, each with its units per row, for chained credit;
+            of a linear stage its weights, each with their number.
+        stacked: of a linear stage in a scan, whether each step has weights of its own.
+        shared: positions in one row that share the weights of a linear stage, in the mean.
+        summed: units of a linear stage's input behind one of its outputs; 0: all n.
     """
 
     name: str
@@ -108,6 +144,14 @@ class TapLayout(NamedTuple):
     size: int
     aligned: bool
     stages: tuple[tuple[str, int], ...]
+    stacked: bool = False
+    shared: float = 1.0
+    summed: int = 0
+
+    @property
+    def directions(self) -> int:
+        """Directions of noise that one response sums."""
+        return min(self.summed or self.dimension, self.dimension)
 
 
 @jax.tree_util.register_static
@@ -148,8 +192,8 @@ def trace_nodes(model: Callable[..., Any], params: Params, inputs: Inputs) -> No
         inputs: the model's inputs, examples first.
 
     Raises:
-        ValueError: if the model has no tap, an output has no axis of examples, or a tap's batch
-            axis has another size than the outputs'.
+        ValueError: if the model has neither tap nor linear stage, an output has no axis of
+            examples, or a tap's batch axis has another size than the outputs'.
 
     Example:
         >>> import jax.numpy as jnp
@@ -159,10 +203,11 @@ def trace_nodes(model: Callable[..., Any], params: Params, inputs: Inputs) -> No
         32
     """
     nodes = _traced(model, params, inputs)
-    if not nodes.taps:
+    if not nodes.taps and not nodes.linears:
         raise ValueError("apply_fn has no tap; pass each hidden activation through tap(name, x)")
     batch = examples_of(nodes.outputs)
-    for name, shape in nodes.taps.items():
+    inputs_of_stages = {name: each.input for name, each in nodes.linears.items()}
+    for name, shape in (nodes.taps | inputs_of_stages).items():
         if len(shape.shape) <= shape.batch_axis or shape.batch != batch:
             raise ValueError(
                 f"tap {name!r} has shape {shape.shape}; it takes one row per example "
@@ -175,27 +220,40 @@ def _traced(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
     scopes: dict[str, tuple[str, ...]] = {}
     names: list[str] = []
     time_axes: dict[str, int] = {}
+    mapped: set[str] = set()
 
-    def forward(params: Params, inputs: Inputs) -> tuple[Any, Any]:
-        tap = Tap()
+    def forward(params: Params, inputs: Inputs) -> tuple[Any, Any, Any]:
+        tap = Tap(reader=read_weights_and_input)
         outputs = model(params, inputs, tap)
         scopes.update(tap.scopes)
         time_axes.update(tap.time_axes)
-        names.extend(name for name in tap.scopes if name in tap.activations)
-        return outputs, tap.arrived
+        mapped.update(tap.mapped)
+        names.extend(n for n in tap.scopes if n in tap.activations or n in tap.read)
+        return outputs, tap.arrived, tap.read
 
-    outputs, arrived = jax.eval_shape(forward, params, inputs)
-    taps = {}
-    for name in sorted(names):
-        value = arrived[name]
-        taps[name] = TapShape(
-            value.shape,
-            value.dtype,
-            len(scopes[name]),
-            names.index(name),
-            time_axes.get(name, 0),
+    outputs, arrived, read = jax.eval_shape(forward, params, inputs)
+
+    def shape_of(name: str, value: Any) -> TapShape:
+        around = len(scopes[name])
+        place = names.index(name)
+        return TapShape(value.shape, value.dtype, around, place, time_axes.get(name, 0))
+
+    taps = {name: shape_of(name, arrived[name]) for name in sorted({*names} - read.keys())}
+    linears = {}
+    for name in sorted(read):
+        weights, activation = read[name]
+        around = len(scopes[name])
+        inside = jax.tree.map(
+            lambda leaf, n=around: jax.ShapeDtypeStruct(leaf.shape[n:], leaf.dtype), weights
         )
-    return Nodes({node: arrived[node] for node in scopes}, scopes, outputs, taps)
+        linears[name] = LinearShape(shape_of(name, activation), inside, name in mapped)
+    return Nodes({node: arrived[node] for node in scopes}, scopes, outputs, taps, linears)
+
+
+def read_weights_and_input(stage: LinearStage, given: Any) -> tuple[Array, Any]:
+    """Runs a linear stage as it is, and records its weights and its input."""
+    value, activation = read_input(stage, given)
+    return value, (stage.weights, activation)
 
 
 def tap_shapes(model: Callable[..., Any], params: Params, inputs: Inputs) -> dict[str, TapShape]:

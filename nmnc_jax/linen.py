@@ -1,9 +1,11 @@
 """Taps for Flax Linen models that have none in their source."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 
 from nmnc_jax.taps import TapLike, no_tap
 from nmnc_jax.types import ApplyFn, Array, Inputs, Params
@@ -63,6 +65,94 @@ def tap_submodules(apply: Callable[[Params, Inputs], Array], names: Sequence[str
         return outputs
 
     return apply_fn
+
+
+LINEAR = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvLocal, nn.ConvTranspose, nn.Einsum)
+"""Linen's layers that are linear in their kernel and their input, but for a bias."""
+
+
+def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
+    """Marks every linear layer of a Linen model for the readout `mirror`, from outside.
+
+    These are dense layers, convolutions of all kinds, ``Einsum`` and with them the projections of
+    attention. A layer's kernel is its stage; its bias, and all else, is differentiated exactly. The
+    stages are named by the paths of the kernels, as in the parameters: ``"block1/conv/kernel"``; a
+    layer that is called more than once has ``"block1/conv/kernel:2"`` for the second call.
+
+    Args:
+        apply: ``apply(params, inputs, **kwargs) -> outputs``, which calls ``module.apply`` with
+            whatever else the model takes.
+
+    Returns:
+        ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, as every estimator takes it.
+
+    Raises:
+        ValueError: (when applied) if the model calls no linear layer, or calls one inside a
+            transformation that the tap does not know of.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp
+        >>> from nmnc_jax import weight_mirror
+        >>> from nmnc_jax.linen import mirror_layers
+        >>> model = nn.Sequential([nn.Dense(4), nn.tanh, nn.Dense(2)])
+        >>> params = model.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> squared_error = lambda outputs, targets: ((outputs - targets) ** 2).sum(-1)
+        >>> estimator = weight_mirror(mirror_layers(model.apply), squared_error)
+        >>> state = estimator.init(params, (jnp.ones((5, 3)), jnp.zeros((5, 2))))
+        >>> state.feedback["layers_2/kernel"].coordinates.shape
+        (4, 2)
+    """
+
+    def apply_fn(params: Params, inputs: Inputs, tap: TapLike = no_tap, **kwargs: Any) -> Any:
+        calls: Counter[str] = Counter()
+
+        def interceptor(call: Callable[..., Any], args: Any, settings: Any, context: Any) -> Any:
+            module = context.module
+            is_layer = context.method_name == "__call__" and isinstance(module, LINEAR)
+            if not is_layer or not module.path:
+                return call(*args, **settings)
+            variables = nn.meta.unbox(module.variables["params"])
+            path = "/".join((*module.path, "kernel"))
+            calls[path] += 1
+            name = path if calls[path] == 1 else f"{path}:{calls[path]}"
+            alone = module.clone(parent=None, name=None, use_bias=False)
+            activation, *others = args
+
+            def stage(kernel: Array, activation: Array) -> Any:
+                kernel_alone = {"params": {"kernel": kernel}}
+                # The copy has no path, by which the interceptor knows it.
+                return alone.apply(kernel_alone, activation, *others, **settings)
+
+            positions = _positions(module, activation)
+            value = tap.linear(
+                stage, variables["kernel"], activation, name=name, time_axes=positions
+            )
+            if "bias" not in variables:
+                return value
+            bias = variables["bias"].astype(value.dtype)
+            if isinstance(module, nn.Einsum) or value.shape[value.ndim - bias.ndim :] != bias.shape:
+                raise ValueError(
+                    f"{path!r} is of a {type(module).__name__} whose bias of shape {bias.shape} "
+                    "is not of its last axes; mirror_layers takes it with use_bias=False"
+                )
+            return value + bias.reshape((1,) * (value.ndim - bias.ndim) + bias.shape)
+
+        with nn.intercept_methods(interceptor):
+            outputs = apply(params, inputs, **kwargs)
+        if not calls:
+            raise ValueError("the model calls no linear layer of Linen; mirror_layers takes one")
+        return outputs
+
+    return apply_fn
+
+
+def _positions(module: nn.Module, activation: Array) -> int:
+    """Axes between that of the examples and those that a dense layer sums over."""
+    axes: Any = (-1,) if isinstance(module, nn.Dense) else getattr(module, "axis", ())
+    axes = tuple(axis % activation.ndim for axis in np.ravel(axes).astype(int))
+    first = activation.ndim - len(axes)
+    last = tuple(range(first, activation.ndim))
+    return max(first - 1, 0) if axes and sorted(axes) == list(last) else 0
 
 
 def lift(

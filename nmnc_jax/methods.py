@@ -1,6 +1,6 @@
 """The named methods, each a composition that gives an `Estimator`, in one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nmnc_jax.backprop import backprop
@@ -222,26 +222,39 @@ def weight_mirror(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
     *,
-    rank: Rank | None = None,
+    rank: Rank | Mapping[str, int | None] | None = None,
     probe: Probe = Probe(),  # noqa: B008 (frozen)
     feedback_decay: float = 0.9,
-    update_every: int = 1,
+    update_every: int = 10,
+    basis_update_every: int = 100,
     **settings: Any,
 ) -> Estimator:
-    """Weight mirrors: feedback learned from noise at a tap and what the next stage makes of it.
+    """Weight mirrors: feedback learned from noise at a stage's input and its response.
 
-    Each stage is read on its own, so that one pass serves all taps. The credit is chained from
-    stage to stage; between the end of a linear stage (``tap.linear``) and the next tap its
-    derivative is exact. Memory is [m, n] for a tap of n units and stages of m, or [m, d].
+    A model that marks its linear stages by function and weights, ``tap.linear(apply, weights, h)``
+    or ``nmnc_jax.linen.mirror_layers``, learns each in the form of its own weights (readout
+    `mirror`): memory is that of the parameters, and weights that are shared over positions have as
+    many probes behind them. Everything but those stages is differentiated exactly.
+
+    In other models (readout `next`) a stage reaches from a tap to the next one, or to a mark
+    ``tap.linear(y)``, and its feedback is dense: [m, n] for a tap of n units and stages of m, or
+    [m, d].
+
+    Each stage is read on its own, so that one pass serves all, and the credit is chained from
+    stage to stage. Noise at the inputs alone is needed: no labels, and no error.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        rank: perturb in the manifold of this dimension; None perturbs isotropically.
+        rank: perturb in the manifold of this dimension; None perturbs isotropically, as does None
+            for a stage in a dict by name. The manifold is worth it where a stage's weights are not
+            shared and its input has more units than there are examples behind an update.
         probe: the perturbations; what is None is one Gaussian probe at all taps, by its exact
-            derivative.
+            derivative. `num` may be a dict by stage, or "auto"; a stage is probed by itself, so
+            that many probes of a small one cost little.
         feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
         update_every: steps between feedback updates.
+        basis_update_every: steps between updates of the principal components.
         settings: `has_aux` and `check`, as `noise_correlation` takes them.
 
     Returns:
@@ -254,15 +267,23 @@ def weight_mirror(
         Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019 (arXiv 1904.05391).
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from nmnc_jax import weight_mirror
-        >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
-        >>> estimator = weight_mirror(model, lambda outputs, targets: outputs.sum(-1), rank=4)
+        >>> dense = lambda weights, h: h @ weights
+        >>> def model(params, inputs, tap):
+        ...     h = jnp.tanh(tap.linear(dense, params["in"], inputs))
+        ...     return tap.linear(dense, params["out"], h, name="out")
+        >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+        >>> estimator = weight_mirror(model, lambda outputs, targets: outputs.sum(-1))
+        >>> state = estimator.init(params, (jnp.ones((5, 3)), None))
+        >>> state.feedback["out"].coordinates.shape
+        (4, 2)
     """
     return noise_correlation(
         apply_fn,
         loss_fn,
-        subspace=isotropic() if rank is None else pca(rank),
-        readout="next",
+        subspace=isotropic() if rank is None else pca(rank, update_every=basis_update_every),
+        readout=("mirror", "next"),
         probe=probe.over(Probe(num=1, difference="jvp", scope="all_taps")),
         feedback=learned_feedback(feedback_decay, update_every=update_every),
         **settings,
@@ -273,6 +294,9 @@ def feedback_alignment(
     apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0, **settings: Any
 ) -> Estimator:
     """Feedback alignment: credit chained from stage to stage through fixed random weights.
+
+    Stages are those of `weight_mirror`: in the form of the network's own weights, and of their
+    size, where the model marks them by function and weights; else dense from tap to tap.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
@@ -294,7 +318,7 @@ def feedback_alignment(
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
     """
-    return _with_random_feedback(apply_fn, loss_fn, "next", seed, settings)
+    return _with_random_feedback(apply_fn, loss_fn, ("mirror", "next"), seed, settings)
 
 
 def direct_feedback_alignment(
@@ -326,7 +350,11 @@ def direct_feedback_alignment(
 
 
 def _with_random_feedback(
-    apply_fn: ApplyFn, loss_fn: LossFn, readout: str, seed: int, settings: dict[str, Any]
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    readout: str | tuple[str, ...],
+    seed: int,
+    settings: dict[str, Any],
 ) -> Estimator:
     """Sends errors through fixed random weights to every direction of each tap."""
     return noise_correlation(

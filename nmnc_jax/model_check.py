@@ -29,6 +29,7 @@ from nmnc_jax.layout import (
     stages_of,
     trace_nodes,
 )
+from nmnc_jax.linear_stages import find_linears, positions_of_all, try_stages
 from nmnc_jax.taps import OUTPUTS, Model, Tap
 from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
 
@@ -41,7 +42,19 @@ SIZE = 0.1
 NOTHING = 1e-5
 """Relative change below which nothing has changed but rounding."""
 
+LINEAR = 0.03
+"""Relative difference up to which a stage counts as linear, in arithmetic of 16 bits too."""
+
 Causal = bool | Mapping[str, bool] | None
+Choice = str | tuple[str, ...] | None
+"""A readout, some of which the model's marks decide, or None for the model's default."""
+
+
+def choices_of(readout: Choice) -> tuple[str, ...]:
+    """The readouts that a model may turn out to have."""
+    if readout is None:
+        return ("output", "next")
+    return readout if isinstance(readout, tuple) else (readout,)
 
 
 class TapReport(NamedTuple):
@@ -52,13 +65,17 @@ class TapReport(NamedTuple):
         units: n, per example and time step.
         order: place of the tap in the forward pass.
         steps: time steps of the scans around it, T; 1 without.
-        stages: nodes that it feeds directly, with their units per row; for the readout `next`.
+        stages: nodes that it feeds directly, with their units per row, for the readout `next`; of
+            a linear stage its weights, with their number, for the readout `mirror`.
         aligned: whether the response follows the tap's time; None for a tap without time or a
             response without it.
         effect: root mean square of the response's change over that of the response, for noise of a
             tenth of the tap's activity; None where it was not tried.
         coupling: change of other examples' response over that of the examples with noise at this
             tap; None where it was not tried.
+        stacked: of a linear stage in a scan, whether each step has weights of its own.
+        shared: positions in one row that share the weights of a linear stage, in the mean.
+        summed: units of a linear stage's input behind one of its outputs.
     """
 
     name: str
@@ -69,6 +86,9 @@ class TapReport(NamedTuple):
     aligned: bool | None
     effect: float | None
     coupling: float | None
+    stacked: bool = False
+    shared: float = 1.0
+    summed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +131,7 @@ class ModelReport:
                 time[tap.aligned],
                 _number(tap.effect),
                 _number(tap.coupling),
-                _bytes(4 * tap.units * max(sum(units for _, units in tap.stages), 1))
-                if self.readout == "next"
-                else "-",
+                _feedback_bytes(self.readout, tap),
             )
             for tap in self.taps
         ]
@@ -132,7 +150,7 @@ def check_model(
     params: Params,
     batch: Batch,
     *,
-    readout: str | None = "output",
+    readout: Choice = "output",
     has_aux: bool = False,
     **kwargs: Any,
 ) -> ModelReport:
@@ -140,15 +158,16 @@ def check_model(
 
     Estimators do it at ``init``. What must hold: each tap's returned value is used; examples are
     along the first axis after the time axes; with readout "next" the stage after a tap begins and
-    ends in the same scan and time step. What is found and reported: whether examples are coupled,
-    and whether the response follows a tap's time.
+    ends in the same scan and time step; with readout "mirror" a linear stage is linear in its
+    weights and its input, and its weights do not depend on the inputs. What is found and reported:
+    whether examples are coupled, and whether the response follows a tap's time.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
         loss_fn: ``loss_fn(outputs, targets) -> [B]`` or ``[B, T]``.
         params: the model's parameters.
         batch: (inputs, targets); values, not those of a traced function.
-        readout: "output", "loss", "next", or None for the model's default.
+        readout: "output", "loss", "next", "mirror", or None for the model's default.
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
         kwargs: passed to `apply_fn`.
 
@@ -181,7 +200,7 @@ def examine(
     batch: Batch,
     nodes: Nodes,
     *,
-    readout: str | None,
+    readout: Choice,
     trial: bool,
     causal: Causal = None,
     learns: bool = False,
@@ -205,11 +224,18 @@ def examine(
     """
     inputs, targets = batch
     check_batch_axes(model, params, inputs, nodes)
-    structure = find_structure(model, params, inputs, nodes)
+    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, batch)))
     if readout is None:
         readout = "next" if has_marks_in_scans(nodes) else "output"
-    if readout not in ("output", "loss", "next"):
-        raise ValueError(f"readout is {readout!r}; it takes 'output', 'loss', 'next' or None")
+    if isinstance(readout, tuple):
+        readout = "mirror" if "mirror" in readout and nodes.linears else readout[-1]
+    if readout not in ("output", "loss", "next", "mirror"):
+        raise ValueError(
+            f"readout is {readout!r}; it takes 'output', 'loss', 'next', 'mirror' or None"
+        )
+    if readout == "mirror":
+        return _examine_linears(model, params, inputs, nodes, trial=trial and concrete)
+    structure = find_structure(model, params, inputs, nodes)
     chained = readout == "next"
     stages = {name: stages_of(nodes, structure, name) if chained else () for name in nodes.taps}
     responses: dict[str, Any] = {"outputs": nodes.outputs}
@@ -220,7 +246,6 @@ def examine(
         name for name, shape in nodes.taps.items() if not chained and has_time_of(shape, responses)
     ]
     tried = None
-    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, batch)))
     if trial and concrete:
         fed = {node for name in nodes.taps for node in structure.feeds[name]}
         tried = _Trial(model, loss_fn, params, (inputs, targets), nodes, fed, readout, learns)
@@ -254,6 +279,54 @@ def examine(
             stacklevel=4,
         )
     return report
+
+
+def _examine_linears(
+    model: Model, params: Params, inputs: Any, nodes: Nodes, *, trial: bool
+) -> ModelReport:
+    """Finds the linear stages that a mirror learns, and tries that they are linear."""
+    linears = find_linears(model, params, inputs, nodes)
+    needed = {name: found for name, found in linears.items() if found.needed}
+    if not needed:
+        raise ValueError(
+            "apply_fn marks no linear stage whose input depends on parameters; readout 'mirror' "
+            "takes y = tap.linear(apply, weights, h), or nmnc_jax.linen.mirror_layers"
+        )
+    uses = positions_of_all(model, params, inputs)
+    if trial:
+        for name, (nonlinear, excess) in try_stages(model, params, inputs, needed).items():
+            if not nonlinear < LINEAR:
+                raise ValueError(
+                    f"linear stage {name!r} is off linear by {nonlinear:.2g}; readout 'mirror' "
+                    "takes apply(weights, h) that is linear in both: add a bias, and scale or "
+                    "normalise weights, outside of it"
+                )
+            if not excess < 1:
+                raise ValueError(
+                    f"linear stage {name!r} does not return to its weights what noise at its input "
+                    "correlates with; readout 'mirror' takes a stage that uses each weight by "
+                    "itself and at its size: scale, mask and tie weights outside of it"
+                )
+    taps = []
+    for name, found in sorted(needed.items(), key=lambda item: item[1].shape.input.order):
+        shape = found.shape.input
+        steps = 1 if found.stacked else math.prod(shape.shape[: shape.batch_axis])
+        taps.append(
+            TapReport(
+                name,
+                shape.units,
+                shape.order,
+                shape.steps,
+                found.shape.labels(stacked=found.stacked),
+                aligned=None,
+                effect=None,
+                coupling=None,
+                stacked=found.stacked,
+                shared=uses[name].mean * steps / shape.steps,
+                summed=round(uses[name].weights_each),
+            )
+        )
+    return ModelReport("mirror", None, tuple(taps))
 
 
 def _aligned(name: str, tried: "_Trial | None", causal: Causal, coupled: bool) -> bool:
@@ -507,6 +580,13 @@ def check_memory(
 def _memory() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _feedback_bytes(readout: str, tap: TapReport) -> str:
+    size = sum(count for _, count in tap.stages)
+    if readout == "next":
+        return _bytes(4 * tap.units * max(size, 1))
+    return _bytes(4 * size) if readout == "mirror" else "-"
 
 
 def _number(value: float | None) -> str:

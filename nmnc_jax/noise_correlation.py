@@ -24,14 +24,16 @@ from nmnc_jax.credit import (
     losses_of,
 )
 from nmnc_jax.feedback import Feedback
-from nmnc_jax.layout import Layout, Nodes, matrices, trace_nodes
-from nmnc_jax.model_check import Causal, examine
+from nmnc_jax.layout import Layout, Nodes, matrices, read_weights_and_input, trace_nodes
+from nmnc_jax.linear_stages import weights_of_stages
+from nmnc_jax.model_check import Causal, choices_of, examine
 from nmnc_jax.probes import (
     DEFAULT,
     Probe,
     check_rows,
     coordinate_size,
     relative_variance,
+    resolved,
     some_examples,
 )
 from nmnc_jax.readouts import READOUTS, Found, Reading
@@ -54,7 +56,7 @@ def noise_correlation(
     loss_fn: LossFn,
     *,
     subspace: Subspace,
-    readout: str | None,
+    readout: str | tuple[str, ...] | None,
     probe: Probe = DEFAULT,
     feedback: Feedback | None,
     horizon: int | None = None,
@@ -76,7 +78,10 @@ def noise_correlation(
             with each example's own loss. "next": correlate with what the tap feeds directly (the
             linear stages that the model marks by ``tap.linear``, other taps, or the outputs) into a
             feedback matrix from there to the tap, and chain the credits; no output Jacobian is
-            needed. None: "next" for a model that marks stages inside a scan, otherwise "output".
+            needed. "mirror": learn the linear stages that the model marks by ``tap.linear(apply,
+            weights, h)`` in the form of their own weights, and differentiate the rest exactly.
+            None: "next" for a model that marks stages inside a scan, otherwise "output". A tuple:
+            the first of them that the model has the marks for.
             Inside a scan a perturbation has its own value at each time step, and subspaces and
             feedback are fitted over examples and time steps together; "loss" takes the change of
             the losses from the time step on, where they are [B, T] and follow the tap's time.
@@ -125,17 +130,19 @@ def noise_correlation(
         ((3, 4), (5, 2))
     """
     probe = probe.over(DEFAULT)
-    allowed = ("output", "next") if readout is None else (readout,)
+    allowed = choices_of(readout)
     if not set(allowed) <= set(READOUTS):
         takes = ", ".join(map(repr, READOUTS))
         raise ValueError(f"readout is {readout!r}; it takes {takes} or None")
     first = READOUTS[allowed[0]]
     if feedback is None and first.needs_feedback:
         raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
-    for field in ("rows", "perturbed"):
-        if first.every_step and getattr(probe, field) is not None:
-            got = getattr(probe, field)
+    for field, refused in (("rows", first.every_step), ("perturbed", not first.factored)):
+        got = getattr(probe, field)
+        if (refused or first.every_step) and got is not None:
             raise ValueError(f"probe.{field} is {got}; readout {readout!r} takes None")
+    if first.factored:
+        probe.count()
     if horizon is not None:
         check_count("horizon", horizon)
         if first.isolated:
@@ -163,7 +170,7 @@ def noise_correlation(
         inputs, _ = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
         check_passes(nodes)
-        tap = Tap()
+        tap = Tap(reader=read_weights_and_input)
         outputs = model(params, inputs, tap)
         if check:
             check_first_losses(loss_fn, outputs, batch)
@@ -180,8 +187,11 @@ def noise_correlation(
         )
         settings = settings_of(kwargs) if check else ()
         known = dataclasses.replace(own, settings=settings)
+        nodes = READOUTS[report.readout].places(nodes, [found.name for found in report.taps])
         layout = lay_out(nodes, report, subspace, feedback, known)
-        return first_state(layout, nodes, tap.activations, subspace, feedback, key)
+        weights = weights_of_stages(tap.read, nodes, layout)
+        activations = tap.activations | {name: read[1] for name, read in tap.read.items()}
+        return first_state(layout, nodes, activations, weights, subspace, feedback, key)
 
     def estimate(
         key: Array,
@@ -197,7 +207,7 @@ def noise_correlation(
         inputs, targets = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
         check_passes(nodes)
-        check_state(state, nodes, subspace, own, allowed)
+        nodes = check_state(state, nodes, subspace, own, allowed)
         if check and state.layout.settings != settings_of(kwargs):
             raise ValueError(
                 f"the model was tried at init with {dict(state.layout.settings)}, and is called "
@@ -208,7 +218,7 @@ def noise_correlation(
         chosen = READOUTS[state.layout.readout]
         clean = local_pass(model, params, inputs)
         losses, error = losses_and_error(loss_fn, clean.outputs, targets)
-        rows = matrices(nodes.taps, clean.activations)
+        rows = matrices(nodes.taps, clean.activations | clean.read)
 
         def read(state: NoiseCorrelationState, nodes: Nodes, targets: Any) -> Reading:
             return Reading(
@@ -230,32 +240,47 @@ def noise_correlation(
                 rows_key, pass_key = jax.random.split(key)
                 examples = some_examples(rows_key, probe.rows, nodes, examples)
             some_inputs, some_targets, arrived = examples
-            some = nodes if probe.rows is None else trace_nodes(model, params, some_inputs)
+            some = nodes
+            if probe.rows is not None:
+                some = chosen.places(trace_nodes(model, params, some_inputs), list(nodes.taps))
             reading = read(state, some, some_targets)
+
+            def forward(tap: Tap) -> Any:
+                return model(params, some_inputs, tap)
+
+            if chosen.change is None:
+                scales = {n: coordinate_size(rows[n], reading.bases[n]) for n in rows}
+                change = None
+            else:
+                scales = {name: jnp.ones((), rows[name].dtype) for name in rows}
+                change = chosen.change(reading, forward)
             return correlations(
-                lambda tap: chosen.response(reading, tap, model(params, some_inputs, tap)),
+                lambda tap: chosen.response(reading, tap, forward(tap)),
                 lambda name, z, dy: chosen.correlate(reading, name, z, dy),
                 key=pass_key,
-                probe=probe,
+                probe=resolved(probe, state.layout, some.taps),
                 clean=arrived,
                 shapes=some.taps,
                 bases=reading.bases,
-                scales={name: coordinate_size(rows[name], reading.bases[name]) for name in rows},
+                scales=scales,
                 pooled=chosen.pooled,
                 isolated=chosen.isolated,
+                change=change,
             )
 
         def learn(state: NoiseCorrelationState, found: dict[str, Found]) -> NoiseCorrelationState:
             assert feedback is not None
             assert feedback.update is not None
             new = {}
+            shapes = {n: s.of_batch(probe.rows or s.batch) for n, s in nodes.taps.items()}
+            used = resolved(probe, state.layout, shapes)
             for tap in state.layout.taps:
-                shape = nodes.taps[tap.name]
+                shape = shapes[tap.name]
                 variance = relative_variance(
-                    probe,
-                    examples=probe.rows or shape.batch,
+                    used.at(tap.name),
+                    examples=shape.batch * tap.shared,
                     steps=shape.steps,
-                    dimension=tap.dimension,
+                    dimension=tap.directions,
                     taps=len(nodes.taps),
                     isolated=chosen.isolated,
                 )
@@ -306,7 +331,7 @@ def noise_correlation(
         return gradients, state._replace(step=state.step + finite.astype(jnp.int32)), info
 
     def check_passes(nodes: Nodes) -> None:
-        if learned or first.every_step:
+        if (learned or first.every_step) and first.factored:
             arrays = {f"tap {name!r}": shape for name, shape in nodes.taps.items()}
             outputs = {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
             check_precision(str(probe.difference), arrays | outputs)

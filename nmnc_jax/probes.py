@@ -1,6 +1,7 @@
 """Probes: random coordinates from one key, and how a network's response to them is measured."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from nmnc_jax.checks import check_count, check_sigma, named_leaves
 from nmnc_jax.dependence import primitives_of
-from nmnc_jax.layout import Nodes, TapShape, examples_of
+from nmnc_jax.layout import Layout, Nodes, TapLayout, TapShape, examples_of
 from nmnc_jax.subspace import used
 from nmnc_jax.taps import OUTPUTS, Tap
 from nmnc_jax.types import Activations, Array, DType
@@ -25,7 +26,9 @@ class Probe:
     """How a network is perturbed and how its response is measured; None: the method's own choice.
 
     Attributes:
-        num: probes K per example and tap.
+        num: probes K per example and tap. For the readout `mirror` also a dict by the name of a
+            linear stage, with 1 for those that it does not name, or "auto": as many as bring the
+            variance of a stage's estimate down to a quarter of its square, at most 64.
         kind: distribution of the coordinates, each of unit variance. "orthogonal" draws Haar frames
             scaled by sqrt(d) over all the probes that are averaged together (K x B for the `output`
             readout, K for `loss`); beyond d of them a new frame begins. Where a frame spans
@@ -59,7 +62,7 @@ class Probe:
         6
     """
 
-    num: int | None = None
+    num: int | Mapping[str, int] | Literal["auto"] | None = None
     kind: Kind | None = None
     difference: Difference | None = None
     sigma: float = 1e-3
@@ -74,9 +77,14 @@ class Probe:
             if value is not None and value not in get_args(takes):
                 raise ValueError(f"{name} is {value!r}; it takes one of {list(get_args(takes))}")
         check_sigma(self.sigma)
-        for name in ("num", "chunk", "rows", "perturbed"):
+        for name in ("chunk", "rows", "perturbed"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if isinstance(self.num, Mapping):
+            for name, num in self.num.items():
+                check_count(f"num[{name!r}]", num)
+        elif self.num is not None and self.num != "auto":
+            check_count("num", self.num)
 
     def over(self, choice: "Probe") -> "Probe":
         """This probe, with what is None taken from a method's own choice."""
@@ -87,9 +95,25 @@ class Probe:
         }
         return dataclasses.replace(choice, **given)
 
+    def at(self, name: str) -> "Probe":
+        """This probe, with the number that it has at one tap."""
+        if not isinstance(self.num, Mapping):
+            return self
+        return dataclasses.replace(self, num=self.num.get(name, 1))
+
+    def count(self) -> int:
+        """Probes K per example.
+
+        Raises:
+            ValueError: if their number differs from tap to tap.
+        """
+        if self.num is None or isinstance(self.num, int):
+            return self.num or 1
+        raise ValueError(f"num is {self.num!r}; readout 'mirror' alone takes other than a number")
+
     def chunk_size(self) -> int:
         """Probes in memory at once: the largest divisor of `num` up to `chunk`."""
-        num, limit = self.num or 1, self.chunk or 1
+        num, limit = self.count(), self.chunk or 1
         return max(size for size in range(1, min(limit, num) + 1) if num % size == 0)
 
 
@@ -98,13 +122,13 @@ DEFAULT = Probe(num=8, kind="gaussian", difference="central", scope="each_tap")
 
 
 def relative_variance(
-    probe: Probe, *, examples: int, steps: int, dimension: int, taps: int, isolated: bool
+    probe: Probe, *, examples: float, steps: int, dimension: int, taps: int, isolated: bool
 ) -> float:
     """Variance of a correlation over its own square, for a response that is linear.
 
     Args:
         probe: its number and kind, and whether taps are perturbed together.
-        examples: B, that are averaged together.
+        examples: B, that are averaged together; times the positions that share weights.
         steps: T, time steps that are perturbed together.
         dimension: d, directions that are perturbed.
         taps: of the model.
@@ -115,7 +139,7 @@ def relative_variance(
         r (d - r)/N^2 with orthogonal ones, of which r begin a frame and do not fill it. Noise at
         other taps or time steps adds as much again for each of them, if their effect is alike.
     """
-    d, count = dimension, (probe.num or 1) * (probe.perturbed or examples * steps)
+    d, count = dimension, probe.count() * (probe.perturbed or examples * steps)
     if probe.kind == "orthogonal":
         own = (count % d) * (d - count % d) / count**2
     else:
@@ -123,10 +147,32 @@ def relative_variance(
     if isolated:
         return own
     # Noise at as many time steps of one example as are perturbed in the mean.
-    sources = max(count / ((probe.num or 1) * examples), 1) * (
+    sources = max(count / (probe.count() * examples), 1) * (
         taps if probe.scope == "all_taps" else 1
     )
     return own + (sources - 1) * d / count
+
+
+MOST, VARIANCE = 64, 0.25
+"""Most probes per example that "auto" takes, and the relative variance that it aims at."""
+
+
+def resolved(probe: Probe, layout: Layout, shapes: Mapping[str, TapShape]) -> Probe:
+    """A probe whose number is given for each tap, where it was "auto".
+
+    Args:
+        probe: the probe.
+        layout: of the model.
+        shapes: of the taps in a probe pass.
+    """
+    if probe.num != "auto":
+        return probe
+
+    def enough(tap: TapLayout) -> int:
+        return math.ceil(tap.directions / (VARIANCE * shapes[tap.name].rows * tap.shared))
+
+    num = {tap.name: min(max(enough(tap), 1), MOST) for tap in layout.taps}
+    return dataclasses.replace(probe, num=num)
 
 
 def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, pooled: bool) -> Any:
@@ -144,7 +190,7 @@ def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, p
         With leading axis K: keys, so that memory does not grow with the coordinates of all probes;
         the coordinates themselves, [K, B T, d], of orthogonal probes that share frames.
     """
-    num = probe.num or 1
+    num = probe.count()
     if probe.kind != "orthogonal":
         return jax.random.split(key, num)
     if not pooled:

@@ -63,13 +63,15 @@ def lay_out(
             size=0,
             aligned=bool(found.aligned),
             stages=found.stages,
+            stacked=found.stacked,
+            shared=found.shared,
+            summed=found.summed,
         )
         size = readout.size(shape, tap, nodes.outputs) if feedback is not None else 0
         taps.append(tap._replace(size=size))
-    bases = 0 if subspace.name == "isotropic" else 4
     check_memory(
-        {tap.name: bases * tap.units * tap.dimension for tap in taps},
-        {tap.name: 4 * tap.size * tap.dimension for tap in taps},
+        {t.name: 4 * t.units * t.dimension * subspace.has_basis(t.name) for t in taps},
+        {t.name: 4 * t.size * (t.dimension if readout.factored else 1) for t in taps},
         nodes.taps,
     )
     return dataclasses.replace(own, readout=readout.name, coupled=report.coupled, taps=tuple(taps))
@@ -79,11 +81,23 @@ def first_state(
     layout: Layout,
     nodes: Nodes,
     activations: Activations,
+    weights: dict[str, Any],
     subspace: Subspace,
     feedback: Feedback | None,
     key: Array | None,
 ) -> NoiseCorrelationState:
-    """Fits the first bases to the activity, and makes the first feedback."""
+    """Fits the first bases to the activity, and makes the first feedback.
+
+    Args:
+        layout: of the model.
+        nodes: of the model, whose taps are where noise is added.
+        activations: there.
+        weights: of linear stages, by name.
+        subspace: of the method.
+        feedback: of the method.
+        key: replaces the seeds of what is random.
+    """
+    readout = READOUTS[layout.readout]
     rows = matrices(nodes.taps, activations)
     subspace_key, feedback_key = (None, None) if key is None else jax.random.split(key)
     subspaces = {name: subspace.init(name, rows[name], subspace_key) for name in nodes.taps}
@@ -93,8 +107,8 @@ def first_state(
             feedback_key = jax.random.key(feedback.seed)
         keys = jax.random.split(feedback_key, len(layout.taps))
         for tap, tap_key in zip(layout.taps, keys, strict=True):
-            dtype = rows[tap.name].dtype
-            feedbacks[tap.name] = feedback.init(tap_key, tap.size, tap.dimension, dtype)
+            dtype, own = rows[tap.name].dtype, weights.get(tap.name)
+            feedbacks[tap.name] = readout.first(feedback, tap_key, tap, dtype, own)
     return NoiseCorrelationState(jnp.zeros((), jnp.int32), subspaces, feedbacks, layout)
 
 
@@ -104,18 +118,20 @@ def move_subspaces(
     """Moves the bases with the activity, and rotates the feedback with them."""
     update = subspace.update
     assert update is not None
+    factored = READOUTS[state.layout.readout].factored
     moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
     turned = {}
     for name, feedback in state.feedback.items():
         old_basis, new_basis = state.subspace[name].basis, moved[name].basis
-        assert old_basis is not None
-        turned[name] = rotate(feedback, old_basis, new_basis)
+        turned[name] = feedback
+        if factored and old_basis is not None and new_basis is not None:
+            turned[name] = rotate(feedback, old_basis, new_basis)
     return state._replace(subspace=moved, feedback=turned)
 
 
 def check_state(
     state: Any, nodes: Nodes, subspace: Subspace, own: Layout, readouts: tuple[str, ...]
-) -> None:
+) -> Nodes:
     """Refuses a state that belongs to another method, model, rank, head or length of sequences.
 
     Args:
@@ -124,6 +140,9 @@ def check_state(
         subspace: of the method.
         own: the method's own part of the layout.
         readouts: names of the readouts that the state may have.
+
+    Returns:
+        The nodes, whose taps are where the state's readout adds noise.
 
     Raises:
         ValueError: naming what differs.
@@ -146,15 +165,23 @@ def check_state(
                 f"{field}={getattr(own, field)!r}"
             )
     names = [tap.name for tap in layout.taps]
+    readout = READOUTS[layout.readout]
+    nodes = readout.places(nodes, names)
     if names != list(nodes.taps):
         raise ValueError(f"state has taps {names}; the model has {list(nodes.taps)}")
-    readout = READOUTS[layout.readout]
     for tap in layout.taps:
         shape = nodes.taps[tap.name]
         if tap.units != shape.units:
             raise ValueError(
                 f"state has {tap.units} units at tap {tap.name!r}; the model has {shape.units}"
             )
+        if not readout.factored:
+            weights = nodes.linears[tap.name].labels(stacked=tap.stacked)
+            if tap.stages != weights:
+                raise ValueError(
+                    f"state has a mirror of {[label for label, _ in tap.stages]} for linear stage "
+                    f"{tap.name!r}; the model's weights are {[label for label, _ in weights]}"
+                )
         dimension = subspace.dimension(tap.name, shape.units)
         if tap.dimension != dimension:
             raise ValueError(
@@ -174,3 +201,4 @@ def check_state(
                 f"tap {tap.name!r} has {shape.steps} time steps; the state was made for at most "
                 f"{tap.lags}: call init with the longest sequence, or give a horizon"
             )
+    return nodes

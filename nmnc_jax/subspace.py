@@ -64,15 +64,17 @@ class Subspace(NamedTuple):
         dimension: ``dimension(name, units) -> d`` of a tap's subspace.
         init: ``init(name, activity, key=None) -> SubspaceState`` from a tap's name and activity,
             [B, n]. A key replaces the seed of what is random.
-        update: ``update(state, activity) -> Manifold``, or None if the basis never moves.
+        update: ``update(state, activity) -> SubspaceState``, or None if the basis never moves.
         update_every: steps between updates.
+        has_basis: ``has_basis(name) -> bool``, whether a tap has a basis, not all directions.
     """
 
     name: str
     dimension: Callable[[str, int], int]
     init: Callable[..., SubspaceState]
-    update: Callable[[Any, Array], Manifold] | None = None
+    update: Callable[[Any, Array], SubspaceState] | None = None
     update_every: int = 1
+    has_basis: Callable[[str], bool] = lambda name: True
 
 
 def lift(basis: Array | None, coordinates: Array) -> Array:
@@ -102,7 +104,7 @@ def isotropic() -> Subspace:
         del name, activity, key
         return FixedBasis(None)
 
-    return Subspace("isotropic", lambda name, units: units, init)
+    return Subspace("isotropic", lambda name, units: units, init, has_basis=lambda name: False)
 
 
 def random_subspace(rank: Rank, *, seed: int = 0) -> Subspace:
@@ -190,7 +192,7 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
 
 
 def pca(
-    rank: Rank,
+    rank: Rank | Mapping[str, int | None],
     *,
     explained_variance: float | None = None,
     update_every: int = 100,
@@ -206,7 +208,8 @@ def pca(
     float32's rounding where their variance is below about a millionth of the strongest one's.
 
     Args:
-        rank: dimension d, one for all taps or a dict by tap name.
+        rank: dimension d, one for all taps or a dict by tap name, where None stands for all
+            directions: that tap has no basis.
         explained_variance: share of the activity's variance, above 0, up to 1. At each update the
             fewest components that hold it are kept, at most `rank`; the others are followed, but
             not perturbed. None: all `rank` are kept.
@@ -247,11 +250,16 @@ def pca(
         # Of a silent tap all: none is better than another.
         return ((before < explained_variance * total) | (total == 0)).astype(scatter.dtype)
 
-    def dimension_at(name: str, units: int) -> int:
-        return rank_of(rank, name, units)
+    def has_basis(name: str) -> bool:
+        return not isinstance(rank, Mapping) or rank.get(name, 0) is not None
 
-    def init(name: str, activity: Array, key: Array | None = None) -> Manifold:
+    def dimension_at(name: str, units: int) -> int:
+        return rank_of(rank, name, units) if has_basis(name) else units
+
+    def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
         del key
+        if not has_basis(name):
+            return FixedBasis(None)
         units = activity.shape[1]
         dimension = dimension_at(name, units)
         # Directions without variance: the first batch replaces as many of them as it spans.
@@ -264,7 +272,9 @@ def pca(
         weight = jnp.asarray(len(activity), activity.dtype)
         return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
 
-    def update(state: Manifold, activity: Array) -> Manifold:
+    def update(state: SubspaceState, activity: Array) -> SubspaceState:
+        if isinstance(state, FixedBasis):
+            return state
         old = decay * state.weight
         weight = old + len(activity)
         batch_mean = activity.mean(axis=0)
@@ -276,7 +286,7 @@ def pca(
         mean = state.mean + (len(activity) / weight) * shift
         return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
 
-    return Subspace("pca", dimension_at, init, update, update_every)
+    return Subspace("pca", dimension_at, init, update, update_every, has_basis)
 
 
 def dimension_of(basis: Array | None, units: int) -> int:
@@ -291,12 +301,13 @@ def used(basis: Array | None, units: int) -> Array:
     return (basis != 0).any(axis=0)
 
 
-def rank_of(rank: Rank, name: str, units: int) -> int:
+def rank_of(rank: Rank | Mapping[str, int | None], name: str, units: int) -> int:
     """Looks up a tap's rank and checks it against the tap's units."""
     if isinstance(rank, Mapping):
         if name not in rank:
             raise ValueError(f"rank has no entry for tap {name!r}; it has {sorted(rank)}")
-        rank = rank[name]
+        rank = rank[name] or 0
+    assert isinstance(rank, int)
     if not 1 <= rank <= units:
         raise ValueError(f"rank is {rank}; tap {name!r} takes 1 to {units} (its units)")
     return int(rank)

@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.extend.core
@@ -30,8 +30,16 @@ class TapLike(Protocol):
         """Passes one activation through the tap; what it returns is to be used in its place."""
         ...
 
-    def linear(self, value: Array) -> Array:
-        """Marks the output of a linear stage that a tap feeds; what it returns is to be used."""
+    def linear(
+        self,
+        stage: Any,
+        weights: Any = None,
+        activation: Array | None = None,
+        *,
+        name: str | None = None,
+        time_axes: int = 0,
+    ) -> Array:
+        """Marks a linear stage; what it returns is to be used."""
         ...
 
     def scan(
@@ -90,8 +98,17 @@ class _NoTap(_Forms):
         del name, time_axes
         return activation
 
-    def linear(self, value: Array) -> Array:
-        return value
+    def linear(
+        self,
+        stage: Any,
+        weights: Any = None,
+        activation: Array | None = None,
+        *,
+        name: str | None = None,
+        time_axes: int = 0,
+    ) -> Array:
+        del name, time_axes
+        return stage if activation is None else stage(weights, activation)
 
     def scan(
         self,
@@ -132,20 +149,55 @@ no_tap: TapLike = _NoTap()
 
 
 @jax.custom_jvp
-def _pin(activation: Array, value: Array) -> Array:
+def with_derivative_of(activation: Array, value: Array) -> Array:
     """Returns `value`, with the derivative of `activation`."""
     del activation
     return value
 
 
-@_pin.defjvp
-def _pin_derivative(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
+@with_derivative_of.defjvp
+def _derivative_of(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
     return primals[1], tangents[0]
 
 
 Stage = Callable[[Array], Any]
 """A tap's activation, of one time step, to what it adds to the derivative of a later node."""
 NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class LinearStage(NamedTuple):
+    """One call of a linear stage.
+
+    Attributes:
+        name: of the stage.
+        apply: ``apply(weights, activation) -> value``.
+        weights: pytree of arrays.
+        activation: its input, [B, ...].
+        noise: that is given for it, in the input's shape; None without.
+    """
+
+    name: str
+    apply: Callable[[Any, Array], Array]
+    weights: Any
+    activation: Array
+    noise: Array | None
+
+    @property
+    def input(self) -> Array:
+        """The input, with its noise."""
+        if self.noise is None:
+            return self.activation
+        return self.activation + self.noise.astype(self.activation.dtype)
+
+
+Reader = Callable[[LinearStage, Any], tuple[Array, Any]]
+"""A stage, and what is given for it, to its output and what is recorded of it."""
+
+
+def read_input(stage: LinearStage, given: Any) -> tuple[Array, Any]:
+    """Runs a stage as it is, and records its input."""
+    del given
+    return stage.apply(stage.weights, stage.input), stage.activation
 
 
 class Tap(_Forms):
@@ -155,7 +207,7 @@ class Tap(_Forms):
     and the outputs.
 
     Args:
-        noise: tap name to the array that is added to that activation.
+        noise: tap or linear stage to the array that is added to that activation, or to its input.
         cut: whether gradients stop at each tap (after it is recorded).
         replay: node to the value that stands in for what arrives there, so that nothing before it
             has to be computed.
@@ -163,6 +215,10 @@ class Tap(_Forms):
             that of the activation.
         stages: node to the taps that feed it, each with a stage whose derivative is added to that
             of the value that arrives at the node; the value stays.
+        reader: runs each linear stage that is marked with its function and weights.
+        given: name of a linear stage to what `reader` is given for it, a pytree of arrays.
+        whole: names of linear stages in scans that take the same given arrays in every step; those
+            of others have a leading time axis.
         scope: the scans around what it sees.
         around: the tap outside of the transformation that this one is inside of.
         seen: of the activations there, those that come in by the transformation.
@@ -171,7 +227,9 @@ class Tap(_Forms):
         activations: tap name to what was recorded there.
         arrived: node to what arrived there, before noise and replay.
         scopes: node to the scans around it, from the outermost; in the order of the calls.
-        time_axes: tap name to the time axes that follow its axis of examples.
+        time_axes: tap or linear stage to the time axes that follow its axis of examples.
+        read: name of a linear stage to what `reader` recorded of it.
+        mapped: names of linear stages inside `vmap`.
     """
 
     def __init__(
@@ -182,6 +240,9 @@ class Tap(_Forms):
         replay: Mapping[str, Any] = NONE,
         pinned: Mapping[str, Array] = NONE,
         stages: Mapping[str, Mapping[str, Stage]] = NONE,
+        reader: Reader = read_input,
+        given: Mapping[str, Any] = NONE,
+        whole: frozenset[str] = frozenset(),
         scope: tuple[str, ...] = (),
         around: "Tap | None" = None,
         seen: Mapping[str, Array] = NONE,
@@ -191,7 +252,12 @@ class Tap(_Forms):
         self.replay = replay
         self.pinned = pinned
         self.stages = stages
+        self.reader = reader
+        self.given = given
+        self.whole = whole
         self.activations: Activations = {}
+        self.read: dict[str, Any] = {}
+        self.mapped: set[str] = set()
         self.arrived: dict[str, Any] = {}
         self.scopes: dict[str, tuple[str, ...]] = {}
         self.time_axes: dict[str, int] = {}
@@ -239,21 +305,70 @@ class Tap(_Forms):
                 )
             activation = activation + noise.astype(activation.dtype)
         if name in self.pinned:
-            activation = _pin(activation, self.pinned[name])
+            activation = with_derivative_of(activation, self.pinned[name])
         self.activations[name] = activation
         return lax.stop_gradient(activation) if self.cut else activation
 
-    def linear(self, value: Array) -> Array:
-        """Marks the output of a linear stage that a tap feeds, and returns it.
+    def linear(
+        self,
+        stage: Any,
+        weights: Any = None,
+        activation: Array | None = None,
+        *,
+        name: str | None = None,
+        time_axes: int = 0,
+    ) -> Array:
+        """Marks a linear stage: ``y = tap.linear(apply, weights, h)``, or ``tap.linear(y)``.
 
-        The readout `next` learns the map from the tap to it. What comes after it, up to the next
-        tap or mark, is differentiated exactly. Without a mark the stage reaches to the next tap. In
-        the body of a scan a mark is all that the tapped value may feed: one array that holds what
-        goes on to the next step and what is read out of this one.
+        With its function and weights a stage can be learned in the form of its own weights, by the
+        readout `mirror`: ``apply(weights, h)`` is linear in both and takes no bias. Everything
+        else is then differentiated exactly.
+
+        With its output alone, for the readout `next`, a stage is the map from the tap that feeds it
+        to it. What comes after it, up to the next tap or mark, is differentiated exactly. Without a
+        mark the stage reaches to the next tap. In the body of a scan a mark is all that the tapped
+        value may feed: one array that holds what goes on to the next step and what is read out of
+        this one.
+
+        Args:
+            stage: ``apply(weights, h) -> y``; or y.
+            weights: pytree of arrays.
+            activation: h, [B, ...], or [B, T, ...] with time axes.
+            name: of the stage, by which settings such as a rank refer to it; None: "linear:" and
+                its place in the order of the calls.
+            time_axes: number of axes of h after that of the examples that are positions. They are
+                rows of the stage's subspace, where it has one.
+
+        Raises:
+            ValueError: if `stage` is no function, a name is used twice, or the stage is inside a
+                transformation that the tap does not know of.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from nmnc_jax import run
+            >>> def model(params, inputs, tap):
+            ...     h = tap("hidden", jnp.tanh(inputs @ params["in"]))
+            ...     return tap.linear(lambda w, h: h @ w, params["out"], h)
+            >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+            >>> run(model, params, jnp.ones((5, 3)))[0].shape
+            (5, 2)
         """
         self._marks += 1
-        self._check_trace("tap.linear")
-        return self._arrive(self._label("linear", self._marks), value, self._scope)
+        label = self._label("linear", self._marks) if name is None else name
+        self._check_trace("tap.linear" if name is None else f"tap.linear of {name!r}")
+        if activation is None:
+            return self._arrive(label, stage, self._scope)
+        if not callable(stage):
+            raise ValueError(
+                f"tap.linear got a {type(stage).__name__} with weights; it takes "
+                "tap.linear(apply, weights, h) with a function apply(weights, h), or tap.linear(y)"
+            )
+        if time_axes:
+            self.time_axes[label] = time_axes
+        apply: Any = stage
+        called = LinearStage(label, apply, weights, activation, self.noise.get(label))
+        value, self.read[label] = self.reader(called, self.given.get(label))
+        return self._arrive(label, value, self._scope)
 
     def finish(self, outputs: Any) -> Any:
         """Passes what the model returns; called by the library after the forward function."""
@@ -300,6 +415,7 @@ class Tap(_Forms):
             body(carry, jax.tree.map(lambda leaf: leaf[0], xs), tap)
             scopes.update(tap.scopes)
             self.time_axes |= tap.time_axes
+            self.mapped |= tap.mapped
 
         jax.eval_shape(names_inside, carry, xs)
 
@@ -313,25 +429,38 @@ class Tap(_Forms):
                     )
             return found
 
+        whole = {name: self.given[name] for name in self.given if name in self.whole}
+        by_step = {n: self.given[n] for n in self.given if n in scopes and n not in whole}
+
         def step(carry: Any, slices: Any) -> tuple[Any, Any]:
-            x, (noise, replay, pinned) = slices
+            x, (noise, replay, pinned, given) = slices
             tap = Tap(
-                noise, cut=self.cut, replay=replay, pinned=pinned, stages=self.stages, scope=scope
+                noise,
+                cut=self.cut,
+                replay=replay,
+                pinned=pinned,
+                stages=self.stages,
+                reader=self.reader,
+                given=whole | given,
+                whole=self.whole,
+                scope=scope,
             )
             carry, y = body(carry, x, tap)
-            return carry, (y, tap.activations, tap.arrived)
+            return carry, (y, tap.activations, tap.arrived, tap.read)
 
-        given = (
+        arrays = (
             for_steps("noise", self.noise),
             for_steps("replay", self.replay),
             for_steps("pinned", self.pinned),
+            by_step,
         )
-        carry, (ys, activations, arrived) = lax.scan(
-            step, carry, (xs, given), length, reverse=reverse, unroll=unroll
+        carry, (ys, activations, arrived, read) = lax.scan(
+            step, carry, (xs, arrays), length, reverse=reverse, unroll=unroll
         )
         for name, around in scopes.items():
             self._record(name, arrived[name], around)
         self.activations |= activations
+        self.read |= read
         return carry, ys
 
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
@@ -359,9 +488,7 @@ class Tap(_Forms):
         def lifted(*arguments: Any) -> Any:
             self._check_trace("a form of tap")
             inside, last = self._inside(body)
-            result, *recorded = transform(inside)(
-                *arguments, (dict(self.noise), dict(self.replay), dict(self.pinned), {})
-            )
+            result, *recorded = transform(inside)(*arguments, self._arrays())
             self._absorb(last[-1], *recorded)
             return result
 
@@ -387,7 +514,7 @@ class Tap(_Forms):
             axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
             look, last = Tap(scope=self._scope, around=self)._inside(body)
             jax.eval_shape(
-                jax.vmap(look, in_axes=(*axes, None), **settings), *arguments, ({}, {}, {}, {})
+                jax.vmap(look, in_axes=(*axes, None), **settings), *arguments, ({}, {}, {}, {}, {})
             )
             nodes = last[-1].scopes
             inside, last = self._inside(body)
@@ -398,8 +525,9 @@ class Tap(_Forms):
             sources = {source for node in nodes for source in self.stages.get(node, {})} - {*nodes}
             seen = {source: self._activation(source) for source in sources}
             mapped_body = jax.vmap(inside, in_axes=(*axes, 0), **settings)
-            result, *recorded = mapped_body(*arguments, (*given, seen))
+            result, *recorded = mapped_body(*arguments, (*given, seen, {}))
             self._absorb(last[-1], *recorded)
+            self.mapped |= last[-1].read.keys()
             return result
 
         return mapped
@@ -417,7 +545,7 @@ class Tap(_Forms):
             ValueError: if a tap is in one branch alone.
         """
         self._check_trace("tap.cond")
-        given = dict(self.noise), dict(self.replay), dict(self.pinned), {}
+        given = self._arrays()
         branches = [self._inside(body) for body in (true_body, false_body)]
         for inside, _ in branches:
             jax.eval_shape(inside, *operands, given)
@@ -436,30 +564,45 @@ class Tap(_Forms):
         """A body as a function of arrays alone, and the taps of its traces."""
         taps: list[Tap] = []
 
-        def inside(*arguments: Any) -> tuple[Any, Activations, dict[str, Any]]:
-            noise, replay, pinned, seen = arguments[-1]
+        def inside(*arguments: Any) -> tuple[Any, Activations, dict[str, Any], dict[str, Any]]:
+            noise, replay, pinned, seen, given = arguments[-1]
             tap = Tap(
                 noise,
                 cut=self.cut,
                 replay=replay,
                 pinned=pinned,
                 stages=self.stages,
+                reader=self.reader,
+                given=given,
+                whole=self.whole,
                 scope=self._scope,
                 around=self,
                 seen=seen,
             )
             taps.append(tap)
             result = body(*arguments[:-1], tap)
-            return result, tap.activations, tap.arrived
+            return result, tap.activations, tap.arrived, tap.read
 
         return inside, taps
 
-    def _absorb(self, inner: "Tap", activations: Activations, arrived: dict[str, Any]) -> None:
+    def _arrays(self) -> tuple[dict[str, Any], ...]:
+        """What a body in a form that maps nothing is given."""
+        return dict(self.noise), dict(self.replay), dict(self.pinned), {}, dict(self.given)
+
+    def _absorb(
+        self,
+        inner: "Tap",
+        activations: Activations,
+        arrived: dict[str, Any],
+        read: dict[str, Any],
+    ) -> None:
         """Records what a tap inside a transformation saw, as it comes out."""
         for node, scope in inner.scopes.items():
             self._record(node, arrived[node], scope)
         self.activations |= activations
+        self.read |= read
         self.time_axes |= inner.time_axes
+        self.mapped |= inner.mapped
         self._marks, self._scans = inner._marks, inner._scans
 
     def _check_trace(self, what: str) -> None:
@@ -480,7 +623,9 @@ class Tap(_Forms):
         for source, stage in self.stages.get(node, {}).items():
             added = stage(self._activation(source))
             value = jax.tree.map(
-                lambda v, a: _pin(v + a.reshape(v.shape).astype(v.dtype), v), value, added
+                lambda v, a: with_derivative_of(v + a.reshape(v.shape).astype(v.dtype), v),
+                value,
+                added,
             )
         return value
 

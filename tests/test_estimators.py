@@ -361,7 +361,7 @@ def test_reduced_loss_is_refused(name):
             lambda f, loss: nmnc_jax.noise_correlation(
                 f, loss, subspace=nmnc_jax.isotropic(), readout="last", probe=Probe(), feedback=None
             ),
-            "readout is 'last'; it takes 'output', 'loss', 'next' or None",
+            "readout is 'last'; it takes 'output', 'loss', 'next', 'mirror' or None",
         ),
         (
             lambda f, loss: nmnc_jax.noise_correlation(

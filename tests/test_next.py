@@ -82,7 +82,7 @@ def test_bad_requests_are_refused():
     ):
         estimator.init(case.params, case.batch)
     with pytest.raises(
-        ValueError, match="readout is 'last'; it takes 'output', 'loss', 'next' or None"
+        ValueError, match="readout is 'last'; it takes 'output', 'loss', 'next', 'mirror' or None"
     ):
         noise_correlation(
             case.apply_fn, squared_error, subspace=nmnc_jax.isotropic(), readout="last",

@@ -31,6 +31,7 @@ PIPELINE = (
     "taps",
     "dependence",
     "layout",
+    "linear_stages",
     "model_check",
     "components",
     "subspace",
@@ -121,7 +122,7 @@ def test_readme_recipes_train(example):
         jax.numpy_rank_promotion("allow"),
         jax.debug_key_reuse(False),
     ):
-        assert len(BLOCKS) == 16
+        assert len(BLOCKS) == 17
         for block in BLOCKS[1:]:
             exec(block, namespace)
             falls(namespace)

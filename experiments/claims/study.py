@@ -191,7 +191,7 @@ class Study(NamedTuple):
 def effective_probes(config: Config) -> float:
     """Probes behind one estimate of the feedback: this step's, and earlier ones' as they count."""
     decay = config.feedback_decay
-    return config.batch * config.probes * (1 + decay) / (1 - decay)
+    return config.batch * config.least_probes * (1 + decay) / (1 - decay)
 
 
 def trained(study: Study, config: Config) -> list[Row]:

@@ -42,7 +42,11 @@ def one_network(study: Study, width: float, seed: int) -> list[Row]:
     """The crossover at each tap of one network: shares, predictions and cosines."""
     config = dataclasses.replace(widened(study.config, width), estimator="backprop", seed=seed)
     options = crossover.Options(
-        config=config, ranks=(config.rank,), num=(config.probes,), repeats=2, examples=EXAMPLES
+        config=config,
+        ranks=(config.rank,),
+        num=(config.least_probes,),
+        repeats=2,
+        examples=EXAMPLES,
     )
     rows = crossover.measure(config, study.data, options)
     return [{"method": "law", "width": width, "seed": seed, **row} for row in rows]

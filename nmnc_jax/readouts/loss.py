@@ -50,7 +50,7 @@ def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
     for name, each in found.items():
         assert each.credit is not None
         coordinates[name] = each.credit + known[name] if name in known else each.credit
-    return Credit(coordinates, {})
+    return Credit(coordinates)
 
 
 readout = Readout(

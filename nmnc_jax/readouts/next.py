@@ -51,7 +51,7 @@ def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
             stand_in = _stand_in(reading, tap.name, node, slice(start, start + units))
             stages.setdefault(node, {})[tap.name] = stand_in
             start += units
-    return Credit({}, stages)
+    return Credit({}, lambda noise: Tap(noise, cut=True, stages=stages))
 
 
 def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:

@@ -51,7 +51,7 @@ def known(reading: Reading) -> dict[str, Array]:
 def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
     """The feedback's credit alone."""
     del found
-    return Credit(known(reading), {})
+    return Credit(known(reading))
 
 
 readout = Readout("output", size, response, correlate, credit)

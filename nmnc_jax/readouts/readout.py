@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from nmnc_jax.feedback import FeedbackState
+from nmnc_jax.feedback import Feedback, FeedbackState
 from nmnc_jax.layout import Layout, Nodes, TapLayout, TapShape
-from nmnc_jax.taps import Stage, Tap
-from nmnc_jax.types import Array
+from nmnc_jax.taps import Tap
+from nmnc_jax.types import Activations, Array, DType
 
 
 class Reading(NamedTuple):
@@ -35,11 +35,12 @@ class Found(NamedTuple):
     """What probes found at one tap.
 
     Attributes:
-        estimate: of the feedback's mean, [size, d]; None where no feedback is learned.
+        estimate: of the feedback's mean, [size, d], or a pytree like the stage's weights; None
+            where no feedback is learned.
         credit: in coordinates, [B T, d]; None where the credit comes from feedback alone.
     """
 
-    estimate: Array | None
+    estimate: Any
     credit: Array | None
 
 
@@ -48,13 +49,33 @@ class Credit(NamedTuple):
 
     Attributes:
         coordinates: tap name to its credit in coordinates, [B T, d]; or none of them, where it
-            flows back through `stages`.
-        stages: node to the taps that feed it, each with a stage that stands in for the network's
-            own in the backward pass.
+            flows back by itself.
+        chained: ``chained(noise) -> Tap``, the tap with which the model's own backward pass carries
+            credit from stage to stage; None where the coordinates are the credit.
     """
 
     coordinates: dict[str, Array]
-    stages: dict[str, dict[str, Stage]]
+    chained: Callable[[Activations], Tap] | None = None
+
+
+def at_taps(nodes: Nodes, names: list[str]) -> Nodes:
+    """The nodes as they are: noise is added at the taps.
+
+    Raises:
+        ValueError: if the model has none.
+    """
+    del names
+    if not nodes.taps:
+        raise ValueError("apply_fn has no tap; pass each hidden activation through tap(name, x)")
+    return nodes
+
+
+def on_a_basis(
+    feedback: Feedback, key: Array, tap: TapLayout, dtype: DType, weights: Any
+) -> FeedbackState:
+    """The first feedback in coordinates, [size, d]."""
+    del weights
+    return feedback.init(key, tap.size, tap.dimension, dtype)
 
 
 class Readout(NamedTuple):
@@ -72,6 +93,14 @@ class Readout(NamedTuple):
         isolated: whether each node passes on its clean value and its own noise alone.
         every_step: whether the credit of a step needs the probes of that step.
         needs_feedback: whether it takes a feedback in any case.
+        factored: whether a tap's feedback is a matrix of coordinates on its basis, [size, d], that
+            turns with it; else it has the form of the stage's weights.
+        places: ``places(nodes, names) -> Nodes`` whose taps are where noise is added, of those of
+            the names.
+        change: ``change(reading, forward) -> (noise -> {name: change})``, with a pass
+            ``forward(tap)`` of the model, where what noise of unit variance changes is not a
+            response; None: it is.
+        first: ``first(feedback, key, tap, dtype, weights) -> FeedbackState``.
     """
 
     name: str
@@ -83,3 +112,7 @@ class Readout(NamedTuple):
     isolated: bool = False
     every_step: bool = False
     needs_feedback: bool = True
+    factored: bool = True
+    places: Callable[[Nodes, list[str]], Nodes] = at_taps
+    change: Callable[..., Callable[[Activations], dict[str, Any]]] | None = None
+    first: Callable[[Feedback, Array, TapLayout, DType, Any], FeedbackState] = on_a_basis

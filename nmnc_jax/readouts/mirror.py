@@ -1,0 +1,127 @@
+"""Readout `mirror`: learn linear stages in the form of their own weights, and chain the credits.
+
+The stages are those that the model marks by ``tap.linear(apply, weights, h)``. Noise at a stage's
+input, correlated with its response by the stage's own weight VJP, estimates its weights: as many
+probes as there are examples times positions that share them. The credit flows back by the stage's
+own input VJP, with the mirror in the place of the weights; all else is differentiated exactly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from nmnc_jax.feedback import Feedback, FeedbackState
+from nmnc_jax.layout import Nodes, TapLayout, TapShape, at_least_float32
+from nmnc_jax.linear_stages import estimate_weights, positions_of
+from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.taps import LinearStage, Tap, read_input, with_derivative_of
+from nmnc_jax.types import Activations, Array, DType
+
+
+def at_stages(nodes: Nodes, names: list[str]) -> Nodes:
+    """The inputs of linear stages, as the places of noise."""
+    shapes = {name: nodes.linears[name].input for name in sorted(names) if name in nodes.linears}
+    return nodes._replace(taps=shapes)
+
+
+def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
+    """Number of the stage's weights."""
+    del shape, outputs
+    return sum(count for _, count in tap.stages)
+
+
+def first(
+    feedback: Feedback, key: Array, tap: TapLayout, dtype: DType, weights: Any
+) -> FeedbackState:
+    """The first mirror; random ones have the size of the network's own weights."""
+    del tap, dtype
+    leaves, tree = jax.tree.flatten(weights)
+
+    def one(key: Array, leaf: Array) -> FeedbackState:
+        return feedback.init(key, leaf.size, 1, at_least_float32(leaf.dtype))
+
+    states = [one(k, w) for k, w in zip(jax.random.split(key, len(leaves)), leaves, strict=True)]
+    means = [
+        _sharded_like(s.mean.reshape(w.shape) * _root_mean_square(w), w)
+        for s, w in zip(states, leaves, strict=True)
+    ]
+    return states[0]._replace(mean=tree.unflatten(means))
+
+
+def _sharded_like(value: Array, like: Array) -> Array:
+    traced = isinstance(value, Tracer) or isinstance(like, Tracer)
+    return value if traced else jax.device_put(value, like.sharding)
+
+
+def _root_mean_square(weights: Array) -> Array:
+    wide = weights.astype(at_least_float32(weights.dtype))
+    return jnp.sqrt(jnp.mean(wide**2))
+
+
+def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Any]:
+    """What noise at each stage says of its weights, in the mean over the steps of a scan."""
+    del outputs
+    found = {}
+    for name in tap.noise:
+        stage = reading.layout[name]
+        scans = 0 if stage.stacked else reading.nodes.taps[name].batch_axis
+        found[name] = jax.tree.map(lambda leaf, n=scans: leaf.mean(range(n)), tap.read[name])
+    return found
+
+
+def change(
+    reading: Reading, forward: Callable[[Tap], Any]
+) -> Callable[[Activations], dict[str, Any]]:
+    """Each stage's estimate of its weights, from noise that it alone sees."""
+
+    def measured(noise: Activations) -> dict[str, Any]:
+        tap = Tap(noise, reader=_estimated)
+        return response(reading, tap, forward(tap))
+
+    return measured
+
+
+def _estimated(stage: LinearStage, given: Any) -> tuple[Array, Any]:
+    value, _ = read_input(stage._replace(noise=None), given)
+    if stage.noise is None:
+        return value, None
+    return value, estimate_weights(stage, stage.noise, positions_of(stage))
+
+
+def correlate(reading: Reading, name: str, z: Array, dy: Any) -> Found:
+    """The estimate, which the pass itself has made."""
+    del reading, name, z
+    return Found(dy, None)
+
+
+def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
+    """Mirrors in the place of the weights, in the backward pass alone."""
+    del found
+    mirrors = {name: feedback.coordinates for name, feedback in reading.feedback.items()}
+    whole = frozenset(tap.name for tap in reading.layout.taps if not tap.stacked)
+    return Credit({}, lambda noise: Tap(noise, reader=_through_mirror, given=mirrors, whole=whole))
+
+
+def _through_mirror(stage: LinearStage, given: Any) -> tuple[Array, Any]:
+    if given is None:
+        return read_input(stage, given)
+    mirror = jax.tree.map(lambda m, w: m.astype(w.dtype), given, stage.weights)
+    value = stage.apply(stage.weights, jax.lax.stop_gradient(stage.activation))
+    return with_derivative_of(value + stage.apply(mirror, stage.input), value), stage.activation
+
+
+readout = Readout(
+    "mirror",
+    size,
+    response,
+    correlate,
+    credit,
+    isolated=True,
+    factored=False,
+    places=at_stages,
+    change=change,
+    first=first,
+)
