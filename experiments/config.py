@@ -92,8 +92,8 @@ class Config:
     """Perturb the fewest principal components that hold this share of a tap's variance, up to rank,
     chosen anew whenever the components are; without, all of them."""
     probes: int | Literal["auto"] = 1
-    """Probes per example and tap at each feedback update (passes, for weight_perturbation). "auto",
-    for mirror and mirror_manifold: as many as each layer needs."""
+    """Probes per example and tap at each feedback update (passes, for weight_perturbation). "auto":
+    as many as each layer needs, for mirror and mirror_manifold; one for other methods."""
     probe_rows: int | None = None
     """Examples (of a recurrent network: examples at one time step) that are perturbed at each
     feedback update; without, all."""
@@ -145,8 +145,6 @@ class Config:
                   "basis_batch", "basis_update_every", "log_every", "alignment_batch",
                   "checkpoint_every")  # fmt: skip
         mirrors = self.estimator in ("mirror", "mirror_manifold")
-        if self.probes == "auto" and not mirrors:
-            raise UserError(f"probes is 'auto'; {self.estimator} takes a number")
         for field in counts:
             if getattr(self, field) == "auto":
                 continue

@@ -55,7 +55,7 @@ class Setting(NamedTuple):
         """The perturbations."""
         config = self.config
         return Probe(
-            num=config.probes,
+            num=config.least_probes,
             kind=config.kind,
             difference=config.difference,
             sigma=config.sigma,
@@ -109,7 +109,7 @@ class Setting(NamedTuple):
             with_mirrored_layers(self.apply_fn),
             self.loss_fn,
             rank=ranks,
-            probe=self.probe,
+            probe=dataclasses.replace(self.probe, num=config.probes),
             feedback_decay=config.feedback_decay,
             update_every=config.update_every,
             basis_update_every=config.basis_update_every,
