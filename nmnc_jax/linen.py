@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from nmnc_jax.taps import TapLike, no_tap
@@ -191,5 +192,75 @@ def lift(
             return module(*inside, **kwargs)
 
         return tap.lift(lambda function: transform(function, **settings), body)(module, *arguments)
+
+    return call
+
+
+def scan(
+    module: nn.Module,
+    tap: TapLike,
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    **settings: Any,
+) -> Callable[..., tuple[Any, Any]]:
+    """Runs a tapped submodule under ``nn.scan``: over time steps, or over layers.
+
+    Args:
+        module: a submodule whose ``__call__`` takes ``(carry, x, tap)`` and returns ``(carry, y)``:
+            a cell and what is read out of it, or a layer.
+        tap: of the module around it.
+        in_axes: axes of x to scan over, as ``nn.scan`` takes them for one argument.
+        out_axes: axes of y.
+        settings: of ``nn.scan`` besides. One module for all time steps takes
+            ``variable_broadcast="params", split_rngs={"params": False}``, and layers with
+            parameters of their own ``variable_axes={"params": 0}, split_rngs={"params": True},
+            length=depth``.
+
+    Returns:
+        A function ``(carry, xs=None, **kwargs) -> (carry, ys)``, of static keyword arguments. Names
+        tapped inside are recorded outside with a leading axis of steps, as `tap.scan` records them.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp
+        >>> from nmnc_jax import no_tap, run
+        >>> from nmnc_jax.linen import scan
+        >>> class Cell(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, carry, x, tap=no_tap):
+        ...         carry, y = nn.GRUCell(4)(carry, x)
+        ...         return carry, nn.Dense(2)(tap("state", y))
+        >>> class Network(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, tap=no_tap):
+        ...         shared = {"variable_broadcast": "params", "split_rngs": {"params": False}}
+        ...         scanned = scan(Cell(), tap, in_axes=1, out_axes=1, **shared)
+        ...         return scanned(jnp.zeros((len(x), 4)), x)[1]
+        >>> params = Network().init(jax.random.key(0), jnp.ones((1, 6, 3)))
+        >>> outputs, activations = run(Network().apply, params, jnp.ones((5, 6, 3)))
+        >>> outputs.shape, activations["state"].shape
+        ((5, 6, 2), (6, 5, 4))
+    """
+
+    def call(carry: Any, xs: Any = None, **kwargs: Any) -> tuple[Any, Any]:
+        def body(module: Any, carry: Any, x: Any, tap: TapLike) -> tuple[Any, Any]:
+            return module(carry, x, tap, **kwargs)
+
+        def transform(step: Callable[..., Any]) -> Callable[..., Any]:
+            axes = {"in_axes": ((in_axes, 0),), "out_axes": (out_axes, 0)}
+            return nn.scan(step, **axes, **settings)
+
+        def look(step: Callable[..., Any]) -> Callable[..., Any]:
+            # On a copy: a module keeps what it is given in an abstract evaluation.
+            def looked(module: nn.Module, *arguments: Any) -> Any:
+                copy, variables = module.unbind()
+                assert module.scope is not None
+                keys = {name: jax.random.key(0) for name in module.scope.rngs}
+                run = nn.apply(lambda copy: transform(step)(copy, *arguments), copy, mutable=True)
+                return run(variables, rngs=keys)[0]
+
+            return looked
+
+        return tap.lift_scan(transform, body, look)(module, carry, xs)
 
     return call

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, Params
 OUTPUTS = "outputs:"
 """The node that stands for what the model returns."""
 
+FORMS = "tap.checkpoint, tap.jit, tap.vmap, tap.scan, tap.cond, tap.switch or tap.lift"
 
 Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -59,6 +60,12 @@ class TapLike(Protocol):
         """Transforms a body ``(*arguments, tap) -> result`` by a transformation of functions."""
         ...
 
+    def lift_scan(
+        self, transform: Transform, body: Callable[..., Any], look: Transform | None = None
+    ) -> Callable[..., Any]:
+        """Scans a body ``(*arguments, tap) -> (carry, y)`` by another scan than ``lax.scan``."""
+        ...
+
     def checkpoint(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
         """Rematerialises a body ``(*arguments, tap) -> result`` as ``jax.checkpoint`` does."""
         ...
@@ -75,6 +82,10 @@ class TapLike(Protocol):
 
     def cond(self, predicate: Any, *branches_and_operands: Any) -> Any:
         """Runs ``lax.cond`` with two branches ``(*operands, tap) -> result``."""
+        ...
+
+    def switch(self, index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+        """Runs ``lax.switch`` with branches ``(*operands, tap) -> result``."""
         ...
 
 
@@ -128,6 +139,21 @@ class _NoTap(_Forms):
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
         return transform(lambda *arguments: body(*arguments, self))
 
+    def lift_scan(
+        self, transform: Transform, body: Callable[..., Any], look: Transform | None = None
+    ) -> Callable[..., Any]:
+        def step(*inside: Any) -> Any:
+            *first, (x, nothing) = inside
+            carry, y = body(*first, x, self)
+            return carry, (y, nothing)
+
+        def scanned(*arguments: Any) -> Any:
+            *before, xs = arguments
+            carry, (ys, _) = transform(step)(*before, (xs, ()))
+            return carry, ys
+
+        return scanned
+
     def vmap(
         self, body: Callable[..., Any], in_axes: Any = 0, **settings: Any
     ) -> Callable[..., Any]:
@@ -142,6 +168,10 @@ class _NoTap(_Forms):
     ) -> Any:
         bodies = (lambda *o, body=body: body(*o, self) for body in (true_body, false_body))
         return lax.cond(predicate, *bodies, *operands)
+
+    def switch(self, index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+        bodies = [lambda *o, body=body: body(*o, self) for body in branches]
+        return lax.switch(index, bodies, *operands)
 
 
 no_tap: TapLike = _NoTap()
@@ -401,67 +431,92 @@ class Tap(_Forms):
         Raises:
             ValueError: if neither `xs` nor `length` gives the number of steps.
         """
-        self._scans += 1
-        scope = (*self._scope, self._label("scan", self._scans))
-        leaves = jax.tree.leaves(xs)
-        if not leaves and length is None:
+        if not jax.tree.leaves(xs) and length is None:
             raise ValueError("length is None and xs has no array; tap.scan takes one of them")
-        steps = leaves[0].shape[0] if leaves else length
-        self._check_trace("tap.scan")
-        scopes: dict[str, tuple[str, ...]] = {}
 
-        def names_inside(carry: Any, xs: Any) -> None:
-            tap = Tap(scope=scope)
-            body(carry, jax.tree.map(lambda leaf: leaf[0], xs), tap)
-            scopes.update(tap.scopes)
-            self.time_axes |= tap.time_axes
-            self.mapped |= tap.mapped
-
-        jax.eval_shape(names_inside, carry, xs)
-
-        def for_steps(label: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-            found = {name: jnp.asarray(arrays[name]) for name in scopes if name in arrays}
-            for name, value in found.items():
-                if value.shape[:1] != (steps,):
-                    raise ValueError(
-                        f"{label}[{name!r}] has shape {value.shape}; "
-                        f"inside tap.scan it takes a leading time axis of {steps}"
-                    )
-            return found
-
-        whole = {name: self.given[name] for name in self.given if name in self.whole}
-        by_step = {n: self.given[n] for n in self.given if n in scopes and n not in whole}
-
-        def step(carry: Any, slices: Any) -> tuple[Any, Any]:
-            x, (noise, replay, pinned, given) = slices
-            tap = Tap(
-                noise,
-                cut=self.cut,
-                replay=replay,
-                pinned=pinned,
-                stages=self.stages,
-                reader=self.reader,
-                given=whole | given,
-                whole=self.whole,
-                scope=scope,
+        def scan(step: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda carry, xs: lax.scan(
+                step, carry, xs, length, reverse=reverse, unroll=unroll
             )
-            carry, y = body(carry, x, tap)
-            return carry, (y, tap.activations, tap.arrived, tap.read)
 
-        arrays = (
-            for_steps("noise", self.noise),
-            for_steps("replay", self.replay),
-            for_steps("pinned", self.pinned),
-            by_step,
-        )
-        carry, (ys, activations, arrived, read) = lax.scan(
-            step, carry, (xs, arrays), length, reverse=reverse, unroll=unroll
-        )
-        for name, around in scopes.items():
-            self._record(name, arrived[name], around)
-        self.activations |= activations
-        self.read |= read
-        return carry, ys
+        return self.lift_scan(scan, body)(carry, xs)
+
+    def lift_scan(
+        self, transform: Transform, body: Callable[..., Any], look: Transform | None = None
+    ) -> Callable[..., Any]:
+        """Scans a body that receives a tap of its own by another scan than ``lax.scan``.
+
+        Args:
+            transform: of ``step(*arguments) -> (carry, ys)`` to a function of the same arguments,
+                the last of them with an axis of steps. That argument is a pair: what the body takes
+                last, and arrays with a leading axis of steps; `ys` is a pair too, of what the body
+                gives and of such arrays.
+            body: ``body(*arguments, tap) -> (carry, y)``.
+            look: the same without side effects, by which the names inside are looked up.
+
+        Returns:
+            A function of the arguments, which returns what `transform` gives, without the arrays.
+        """
+
+        def scanned(*arguments: Any) -> Any:
+            *before, xs = arguments
+            self._scans += 1
+            scope = (*self._scope, self._label("scan", self._scans))
+            taps: list[Tap] = []
+            whole = {name: self.given[name] for name in self.given if name in self.whole}
+
+            def step(*inside: Any) -> Any:
+                *first, (x, (noise, replay, pinned, given)) = inside
+                tap = Tap(
+                    noise,
+                    cut=self.cut,
+                    replay=replay,
+                    pinned=pinned,
+                    stages=self.stages,
+                    reader=self.reader,
+                    given=whole | given,
+                    whole=self.whole,
+                    scope=scope,
+                )
+                taps.append(tap)
+                carry, y = body(*first, x, tap)
+                return carry, (y, (tap.activations, tap.arrived, tap.read))
+
+            def names_inside() -> Any:
+                return (look or transform)(step)(*before, (xs, ({}, {}, {}, {})))[1][1]
+
+            inside, shapes, _ = jax.eval_shape(names_inside)
+            scopes = taps[-1].scopes
+            self._check_trace(f"tap.scan with taps {sorted(inside)}")
+
+            def for_steps(label: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+                found = {name: jnp.asarray(arrays[name]) for name in scopes if name in arrays}
+                for name, value in found.items():
+                    steps = shapes[name].shape[0]
+                    if value.shape[:1] != (steps,):
+                        raise ValueError(
+                            f"{label}[{name!r}] has shape {value.shape}; "
+                            f"inside tap.scan it takes a leading time axis of {steps}"
+                        )
+                return found
+
+            by_step = {n: v for n, v in self.given.items() if n in scopes and n not in whole}
+            arrays = (
+                for_steps("noise", self.noise),
+                for_steps("replay", self.replay),
+                for_steps("pinned", self.pinned),
+                by_step,
+            )
+            carry, (ys, (activations, arrived, read)) = transform(step)(*before, (xs, arrays))
+            for name, around in scopes.items():
+                self._record(name, arrived[name], around)
+            self.activations |= activations
+            self.read |= read
+            self.time_axes |= taps[-1].time_axes
+            self.mapped |= taps[-1].mapped
+            return carry, ys
+
+        return scanned
 
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
         """Transforms a body that receives a tap of its own.
@@ -542,21 +597,56 @@ class Tap(_Forms):
         """Runs ``lax.cond`` with branches ``(*operands, tap) -> result``.
 
         Raises:
-            ValueError: if a tap is in one branch alone.
+            ValueError: if a tap is in one branch alone, or differs in shape or dtype between them.
         """
-        self._check_trace("tap.cond")
+        choose = functools.partial(lax.cond, predicate)
+        return self._branch("tap.cond", choose, [true_body, false_body], operands)
+
+    def switch(self, index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+        """Runs ``lax.switch`` with branches ``(*operands, tap) -> result``.
+
+        Raises:
+            ValueError: if a tap is not in all branches, or differs in shape or dtype between them.
+        """
+
+        def choose(*arguments: Any) -> Any:
+            return lax.switch(index, arguments[: len(branches)], *arguments[len(branches) :])
+
+        return self._branch("tap.switch", choose, branches, operands)
+
+    def _branch(
+        self,
+        form: str,
+        choose: Callable[..., Any],
+        bodies: Sequence[Callable[..., Any]],
+        operands: tuple[Any, ...],
+    ) -> Any:
+        """Runs one of several bodies, which have the same taps."""
+        self._check_trace(form)
         given = self._arrays()
-        branches = [self._inside(body) for body in (true_body, false_body)]
-        for inside, _ in branches:
-            jax.eval_shape(inside, *operands, given)
-        for name in set(branches[0][1][-1].scopes) ^ set(branches[1][1][-1].scopes):
-            raise ValueError(
-                f"tap {name!r} is in one branch of tap.cond alone; it takes branches with the same "
-                "taps and marks"
-            )
-        result, *recorded = lax.cond(
-            predicate, *(inside for inside, _ in branches), *operands, given
-        )
+        branches = [self._inside(body) for body in bodies]
+        shapes = [jax.eval_shape(inside, *operands, given)[1:] for inside, _ in branches]
+        scopes = [taps[-1].scopes for _, taps in branches]
+        for name in {name for each in scopes for name in each}:
+            holding = [each for each in scopes if name in each]
+            if len(holding) < len(scopes):
+                where = "one branch" if len(holding) == 1 else f"{len(holding)} branches"
+                raise ValueError(
+                    f"tap {name!r} is in {where} of {form} alone; it takes branches with the same "
+                    "taps and marks"
+                )
+            # A tap's activation, or what arrives at a mark.
+            found = {
+                f"{each.dtype}{list(each.shape)}"
+                for activations, arrived, _ in shapes
+                for each in [activations.get(name, arrived[name])]
+            }
+            if len(found) > 1:
+                raise ValueError(
+                    f"tap {name!r} is {' and '.join(sorted(found))} in branches of {form}; it "
+                    "takes branches in which a tap has one shape and dtype"
+                )
+        result, *recorded = choose(*(inside for inside, _ in branches), *operands, given)
         self._absorb(branches[0][1][-1], *recorded)
         return result
 
@@ -610,8 +700,8 @@ class Tap(_Forms):
             raise ValueError(
                 f"{what} is called inside a transformation that the tap does not know of "
                 "(jax.checkpoint, jit, vmap, lax.scan, cond, while_loop, or one of Flax); it takes "
-                "the tap's own form: tap.checkpoint, tap.jit, tap.vmap, tap.scan, tap.cond or "
-                "tap.lift, or nmnc_jax.linen.lift; what is in a while_loop is tapped outside of it"
+                f"the tap's own form: {FORMS}, or nmnc_jax.linen.lift or scan; what is in a "
+                "while_loop is tapped outside of it"
             )
 
     def _label(self, kind: str, number: int) -> str:
@@ -663,7 +753,7 @@ class Model:
         Raises:
             ValueError: if it does not return a pair although it has aux.
         """
-        with _named_as_argument():
+        with _named(self._apply_fn, params, inputs, self._kwargs):
             returned = self._apply_fn(params, inputs, tap, **self._kwargs)
         if not self._has_aux:
             return _finished(tap, returned), None
@@ -680,17 +770,36 @@ class Model:
 
 
 @contextlib.contextmanager
-def _named_as_argument() -> Iterator[None]:
-    """Names the tap where JAX refuses it as an argument of a transformed function."""
+def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> Iterator[None]:
+    """Names the tap in what JAX says of values that cross a transformation."""
     try:
         yield
     except TypeError as error:
-        if "nmnc_jax.taps.Tap" not in str(error):
+        if "nmnc_jax.taps.Tap" in str(error):
+            raise ValueError(
+                "the tap is given to a bare transformation as an argument; it takes the tap's own "
+                f"form: {FORMS} (a whole model is not to be jitted: jit the step that calls the "
+                "estimator)"
+            ) from error
+        # An UnexpectedTracerError, or an argument that is a tracer of no trace.
+        scopes: dict[str, tuple[str, ...]] = {}
+
+        def look(params: Params) -> None:
+            tap = Tap()
+            apply_fn(params, inputs, tap, **kwargs)
+            scopes.update(tap.scopes)
+
+        # Where it runs with other parameters, these are what is wrong.
+        if "racer" in str(error):
+            with contextlib.suppress(TypeError):
+                jax.eval_shape(look, jax.tree.map(jax.typeof, params))
+        scanned = [name for name, around in scopes.items() if around and ":" not in name]
+        if not scanned:
             raise
         raise ValueError(
-            "the tap is given to a bare transformation as an argument; it takes the tap's own "
-            "form: tap.checkpoint, tap.jit, tap.vmap, tap.scan, tap.cond or tap.lift (a whole "
-            "model is not to be jitted: jit the step that calls the estimator)"
+            f"tap {scanned[0]!r} is in the body of a scan, and parameters hold values that a "
+            "transformation has left behind, as where a Flax module makes its own in such a body; "
+            "it takes nmnc_jax.linen.scan, or a call of that module before the scan"
         ) from error
 
 
@@ -736,7 +845,7 @@ def run(
         ((5, 2), (5, 4))
     """
     tap = Tap(noise or {}, cut=cut)
-    with _named_as_argument():
+    with _named(apply_fn, params, inputs, kwargs):
         outputs = apply_fn(params, inputs, tap, **kwargs)
     unknown = sorted(set(tap.noise) - set(tap.activations))
     if unknown:

@@ -193,6 +193,72 @@ def test_branches_take_the_same_taps():
         run(model, jnp.ones(()), jnp.ones((2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda x, tap: tap("h", x[:, :2]).sum() + x, r"float32\[2, 2\] and float32\[2, 3\]"),
+        (
+            lambda x, tap: tap("h", x.astype(jnp.bfloat16)).astype(x.dtype),
+            r"bfloat16\[2, 3\] and float32\[2, 3\]",
+        ),
+    ],
+)
+def test_a_tap_has_one_shape_and_dtype_in_all_branches(other, message):
+    def same(x, tap):
+        return tap("h", x)
+
+    def cond(p, x, tap):
+        return tap.cond(p > 0, same, other, x)
+
+    def switch(p, x, tap):
+        return tap.switch(p.astype(int), [same, same, other], x)
+
+    for form, model in (("cond", cond), ("switch", switch)):
+        with pytest.raises(ValueError, match=f"tap 'h' is {message} in branches of tap.{form}"):
+            run(model, jnp.ones(()), jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("index", [-1, 0, 2])
+def test_a_switch_takes_the_branch_of_its_index(index):
+    """And differentiates through it, with noise that reaches it."""
+    scales = (1.0, 2.0, 3.0)
+
+    def model(p, x, tap):
+        branches = [
+            lambda x, tap, scale=scale: tap("h", jnp.tanh(scale * (x @ p))) for scale in scales
+        ]
+        return tap.switch(jnp.int32(index), branches, x)
+
+    batch, weight = (jnp.ones((2, 3)), jnp.zeros((2, 3))), jnp.eye(3) / 3
+    plain = jnp.tanh(scales[max(index, 0)] * (batch[0] @ weight))
+    np.testing.assert_allclose(model(weight, batch[0], no_tap), plain, rtol=1e-6)
+    noise = {"h": jnp.full((2, 3), 0.1)}
+    np.testing.assert_allclose(run(model, weight, batch[0], noise=noise)[0], plain + 0.1, rtol=1e-6)
+    exact = jax.grad(lambda w: squared_error(model(w, batch[0], no_tap), batch[1]).mean())(weight)
+    found = nmnc_jax.backprop(model, squared_error).estimate(jax.random.key(0), weight, batch, ())
+    assert relative_error(found[0], exact) < 1e-5
+
+
+def test_branches_of_a_switch_take_the_same_taps():
+    def model(p, x, tap):
+        bare = lambda x, tap: x  # noqa: E731
+        return tap.switch(p.astype(int), [lambda x, tap: tap("h", x)] * 2 + [bare], x)
+
+    with pytest.raises(ValueError, match=r"tap 'h' is in 2 branches of tap\.switch alone"):
+        run(model, jnp.ones(()), jnp.ones((2, 3)))
+
+
+def test_a_scan_inside_a_bare_vmap_is_refused_with_its_taps():
+    def model(p, x, tap):
+        body = lambda carry, x, tap: (tap("h", carry + x @ p), None)  # noqa: E731
+        return jax.vmap(lambda x: tap.scan(body, jnp.zeros(3), x[None])[0])(x)
+
+    with pytest.raises(
+        ValueError, match=r"tap\.scan with taps \['h'\] is called inside.*tap\.vmap"
+    ):
+        run(model, jnp.eye(3), jnp.ones((2, 3)))
+
+
 def test_rematerialised_blocks_take_less_memory():
     """Temporaries of a step of a deep network, by the compiler's own count."""
     params = jnp.stack([jnp.eye(64)] * 32).reshape(8, 4, 64, 64)
