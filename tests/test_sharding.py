@@ -1,5 +1,6 @@
 """Meshes as people make them: Explicit axes, shard_map, donated and divided parameters."""
 
+import re
 from functools import partial
 
 import jax
@@ -136,3 +137,68 @@ def test_probes_are_divided_over_an_axis(name):
         assert relative_error(jax.device_get(got), mean) < 1e-3
     for got, one, other in zip(*map(jax.tree.leaves, (kept, each[0][1], each[1][1])), strict=True):
         np.testing.assert_allclose(got, (one + other) / 2, rtol=1e-3, atol=1e-5)
+
+
+def megatron(p, x, tap):
+    """Two blocks whose hidden units are divided: a product by columns, then one by rows."""
+    for block in range(2):
+        h = tap(f"hidden{block}", jax.nn.gelu(x @ p[f"up{block}"]))
+        x = tap(f"stream{block}", x + h @ p[f"down{block}"])
+    return x @ p["out"]
+
+
+UP, DOWN = P(None, "model"), P("model", None)
+DIVIDED = {
+    "fully sharded": (
+        (("data",), (8,)),
+        network,
+        {"in": (56, 64), "middle": (64, 48), "out": (48, 8)},
+        {"in": P("data"), "middle": P("data"), "out": P("data")},
+        {"in": 1, "middle": 1, "out": 1},
+    ),
+    "tensor parallel": (
+        (("data", "model"), (2, 4)),
+        megatron,
+        {"up0": (56, 64), "down0": (64, 56), "up1": (56, 72), "down1": (72, 56), "out": (56, 8)},
+        {"up0": UP, "down0": DOWN, "up1": UP, "down1": DOWN, "out": UP},
+        {},
+    ),
+}
+"""Mesh, model, shapes and divisions of the parameters, and those that a forward pass gathers."""
+
+
+@pytest.mark.parametrize("name", ["backprop", "nmnc", "vnc", "forward_gradient"])
+@pytest.mark.parametrize("way", DIVIDED)
+def test_a_step_gathers_only_the_parameters_that_a_forward_pass_does(way, name):
+    """Counted in the compiled text, where no array has the size of a parameter but that itself."""
+    mesh, model, shapes, specs, gathered_once = DIVIDED[way]
+    mesh = mesh_of(AxisType.Auto, *mesh)
+    places = {leaf: NamedSharding(mesh, spec) for leaf, spec in specs.items()}
+    params, batch = weights(31, **shapes), batch_of((16, 56), 8)
+    estimator = getattr(nmnc_jax, name)(model, squared_error, **METHODS[name])
+    state = jax.device_put(estimator.init(params, batch), NamedSharding(mesh, P()))
+    params = jax.device_put(params, places)
+    batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
+
+    def gathered(compiled):
+        sizes = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather", compiled.as_text())
+        found = [{int(size) for size in each.split(",")} for each in sizes]
+        return {leaf: found.count({*shape}) for leaf, shape in shapes.items() if {*shape} in found}
+
+    forward = jax.jit(lambda p, x: model(p, x, nmnc_jax.no_tap))
+    assert gathered(forward.lower(params, batch[0]).compile()) == gathered_once
+    # What is gathered before a product is not divided after it, unless the caller says so.
+    out = places if gathered_once else None
+    passes = 1 + len(nmnc_jax.run(model, params, batch[0])[1])
+    for due in {estimator.due(0), estimator.due(1)}:
+
+        @partial(jax.jit, out_shardings=out)
+        def step(key, params, batch, state, due=due):
+            return estimator.estimate(key, params, batch, state, due=due)[0]
+
+        compiled = step.lower(jax.random.key(0), params, batch, state).compile()
+        found = gathered(compiled)
+        assert found.keys() == gathered_once.keys()
+        assert max(found.values(), default=0) <= (passes if due.probe else 1)
+        for leaf, sharding in compiled.output_shardings.items():
+            assert sharding.is_equivalent_to(places[leaf], 2), leaf
