@@ -29,16 +29,21 @@ class Stopped(Exception):
 class Config:
     """One training run."""
 
-    data: Literal["digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", TaskName]
-    """Data set, or task of a recurrent network: flip-flop memory, context-dependent integration,
-    delayed match to sample, accumulation of evidence, or reaching from the centre out."""
-    model: Literal["mlp", "conv", "vit", "alexnet", "resnet18", "resnet50", "leaky", "gru"]
+    data: Literal[
+        "digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", "characters", TaskName
+    ]
+    """Data set (characters: text, each character to be predicted from those before it), or task of
+    a recurrent network: flip-flop memory, context-dependent integration, delayed match to sample,
+    accumulation of evidence, or reaching from the centre out."""
+    model: Literal[
+        "mlp", "conv", "vit", "alexnet", "resnet18", "resnet50", "leaky", "gru", "transformer"
+    ]
     """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
     vision transformer; AlexNet; a residual network with GroupNorm; a recurrent network of leaky
-    units; or a GRU. The last two read images row by row."""
+    units; a GRU (these two read images row by row); or a causal transformer of text."""
     features: tuple[int, ...] = ()
     """Hidden units of each dense layer (mlp), channels of each convolution (conv), width of the
-    residual stream in each block, the same in all (vit), or units (leaky, gru)."""
+    residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
     strides: tuple[int, ...] = ()
     """Stride of each convolution (conv)."""
     dense: int = 128
@@ -48,7 +53,7 @@ class Config:
     noise: float = 0.0
     """Standard deviation of the noise that each unit has of its own (leaky, tasks)."""
     time_steps: int = 50
-    """Time steps of a trial (tasks)."""
+    """Time steps of a trial (tasks), or characters of a sequence (characters)."""
     rotation: float = 0.0
     """reach only: degrees by which the hand must end beside the target that is shown."""
     patch: int = 8
@@ -169,6 +174,9 @@ class Config:
         tasks = get_args(TaskName)
         if self.data in tasks and not recurrent:
             raise UserError(f"model is {self.model!r}; {self.data} takes 'leaky' or 'gru'")
+        if (self.data == "characters") != (self.model == "transformer"):
+            takes = "'transformer'" if self.data == "characters" else "a network of other inputs"
+            raise UserError(f"model is {self.model!r}; {self.data} takes {takes}")
         if recurrent and len(self.features) != 1:
             raise UserError(f"features is {self.features}; {self.model} takes one number of units")
         if not 0 < self.leak <= 1:
@@ -190,15 +198,17 @@ class Config:
                 f"estimator is {self.estimator!r}, which mirrors layers of Linen; {self.model} "
                 "takes weight_mirror"
             )
-        if recurrent and self.estimator in JACOBIANS:
+        if (recurrent or self.data == "characters") and self.estimator in JACOBIANS:
             raise UserError(
                 f"estimator is {self.estimator!r}, which takes one Jacobian for all time; "
                 f"{self.model} has one for each pair of time steps"
             )
         if self.model == "conv" and len(self.strides) != len(self.features):
             raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
-        if self.model == "vit" and len(set(self.features)) != 1:
-            raise UserError(f"features is {self.features}; a vit takes one width for all blocks")
+        if self.model in ("vit", "transformer") and len(set(self.features)) != 1:
+            raise UserError(
+                f"features is {self.features}; {self.model} takes one width for all blocks"
+            )
 
 
 def config_names() -> list[str]:

@@ -21,6 +21,7 @@ from nmnc_jax.models import (
     GRU,
     MLP,
     AlexNet,
+    CausalTransformer,
     ConvNet,
     LeakyRNN,
     RowReader,
@@ -83,6 +84,9 @@ def build_model(config: Config, outputs: int) -> nn.Module:
             LeakyRNN(config.features[0], outputs, config.leak, noise=config.noise)
         ),
         "gru": lambda: RowReader(GRU(config.features[0], outputs)),
+        "transformer": lambda: CausalTransformer(
+            outputs, config.features[0], len(config.features), config.time_steps
+        ),
     }
     return makers[config.model]()
 

@@ -8,6 +8,7 @@ import pytest
 from experiments import data
 from experiments.config import UserError
 from experiments.data import embedded
+from experiments.data.characters import ALPHABET, load_characters
 from experiments.data.embedded import load_embedded
 from tests.cases import run_on
 
@@ -61,6 +62,21 @@ def test_hard_variant_hides_colour_and_contrast():
         assert low <= np.std(within) / means.std() <= high
 
 
+def test_sequences_of_characters_share_no_text():
+    """Nor paragraphs; what follows each character is its target."""
+    final, chosen = load_characters(32, False), load_characters(32, True)
+    inputs, targets = final.train_examples(np.arange(50))
+    np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+    read = lambda part: "".join(ALPHABET[token] for token in part.ravel())  # noqa: E731
+    first, last = read(final.train), read(final.test)
+    assert not {*first.split("\n")[:-1]} & {*last.split("\n")[1:]}
+    held_out = read(chosen.test)
+    assert held_out[:-100] in first
+    assert held_out[:100] not in read(chosen.train)
+    assert 0.05 < len(last) / len(first) < 0.2
+    assert 0.1 < final.chance < 0.2
+
+
 def test_order_is_known_from_the_step_alone():
     straight = list(islice(data.batches(50, 8, seed=3), 20))
     for start in (1, 5, 6, 7, 13):
@@ -89,6 +105,8 @@ def test_bad_requests_are_refused():
         data.load(run_on("cifar"))
     with pytest.raises(UserError, match="variant is 'hard' with data 'digits'"):
         data.load(run_on("digits", variant="hard"))
+    with pytest.raises(UserError, match="variant is 'hard' with data 'characters'"):
+        data.load(run_on("characters", variant="hard"))
     with pytest.raises(UserError, match="data_path is '/x' with data 'digits'"):
         data.load(run_on("digits", data_path="/x"))
     with pytest.raises(UserError, match="data_path is '' with data 'folder'"):

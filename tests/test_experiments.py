@@ -1,6 +1,7 @@
 """The commands, as a user runs them."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import sys
 import jax
 import pytest
 
-from experiments import compare, train
+from experiments import compare, data, train
 from experiments.config import UserError, config_names, load_config
+from experiments.loop import train as train_loop
 from experiments.methods import METHODS
+from experiments.trainer import make_trainer
 
 SHORT = [
     *("--model", "mlp", "--features", "32", "32", "--steps", "12", "--log-every", "5"),
@@ -50,6 +53,21 @@ def test_train_leaves_a_complete_record(name, tmp_path):
     assert figures == {"curves.png", "cost.png"} | ({"alignment.png"} if perturbs else set())
 
 
+def test_a_language_model_trains():
+    small = {"features": (8,), "time_steps": 4, "batch": 16, "steps": 12, "log_every": 12}
+    few = {"alignment_batch": 16, "basis_batch": 32, "rank": 4, "devices": 1}
+    config = dataclasses.replace(
+        load_config("characters"), estimator="forward_gradient", **small, **few
+    )
+    config.check()
+    text = data.load(config)
+    text = text._replace(train=text.train[:64], test=text.test[:16])
+    records = []
+    train_loop(make_trainer(config, text), config, text, records.append)
+    assert records[-1]["test_loss"] < records[0]["test_loss"]
+    assert 0 <= records[-1]["test_accuracy"] <= 1
+
+
 def test_same_seed_same_numbers_and_another_another(tmp_path):
     losses = []
     for run, seed in enumerate((0, 0, 1)):
@@ -87,13 +105,17 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "name a config"),
-        (["digit"], "unknown config 'digit'; there are cifar10, cifar10_backprop"),
+        (["digit"], "unknown config 'digit'; there are characters, cifar10, cifar10_b"),
         (["digits", "--estimator", "magic"], "unknown estimator 'magic'; there are backprop"),
         (["digits", "--colour", "3"], "unknown field '--colour'"),
         (["digits", "--steps", "0"], "steps is 0; it takes at least 1"),
         (["digits", "--learning-rate", "-1"], "learning_rate is -1.0; it takes a positive number"),
         (["photos", "--strides", "2"], "strides is"),
         (["digits", "--variant", "hard"], "variant is 'hard' with data 'digits'"),
+        (["characters", "--model", "mlp"], "model is 'mlp'; characters takes 'transformer'"),
+        (["characters", "--features", "8", "4"], "transformer takes one width for all blocks"),
+        (["characters", "--estimator", "exact_feedback"], "has one for each pair of time steps"),
+        (["digits", "--model", "transformer"], "digits takes a network of other inputs"),
         (["digits", "--batch", "5000"], "batch is 5000; the training set takes at most"),
     ],
 )

@@ -1,10 +1,11 @@
-"""Data sets: embedded ones, those of TensorFlow Datasets' catalogue, and tasks through time."""
+"""Data sets: embedded images and text, those of TensorFlow Datasets, tasks through time."""
 
 import os
 from pathlib import Path
 
 from experiments.config import Config, UserError
 from experiments.data.catalogue import load_cifar10
+from experiments.data.characters import load_characters
 from experiments.data.dataset import Dataset, Examples, InMemory, batches
 from experiments.data.embedded import load_embedded
 from experiments.data.tasks import TASKS, Trials
@@ -38,18 +39,15 @@ def load(config: Config) -> Dataset:
         return Trials(
             config.data, config.time_steps, config.rotation, config.noise > 0, config.validation
         )
+    if config.data == "characters":
+        _check_fields(config)
+        return load_characters(config.time_steps, config.validation)
     return load_in_memory(config)
 
 
 def load_in_memory(config: Config) -> InMemory:
     """Loads one of the sets that fit into memory: all but imagenet2012; otherwise as `load`."""
-    if config.variant == "hard" and config.data != "photos":
-        raise UserError(f"variant is 'hard' with data {config.data!r}; only photos has one")
-    if bool(config.data_path) != (config.data == "folder"):
-        raise UserError(
-            f"data_path is {config.data_path!r} with data {config.data!r}; "
-            "'folder' takes a path, the others none"
-        )
+    _check_fields(config)
     if config.data == "folder":
         from experiments.data.folder import load_folder
 
@@ -63,3 +61,14 @@ def load_in_memory(config: Config) -> InMemory:
             f"data is {config.data!r}; in memory there are {', '.join(EMBEDDED)}, folder, cifar10"
         )
     return load_embedded(config.data, variant=config.variant, validation=config.validation)
+
+
+def _check_fields(config: Config) -> None:
+    """Refuses fields of another data set."""
+    if config.variant == "hard" and config.data != "photos":
+        raise UserError(f"variant is 'hard' with data {config.data!r}; only photos has one")
+    if bool(config.data_path) != (config.data == "folder"):
+        raise UserError(
+            f"data_path is {config.data_path!r} with data {config.data!r}; "
+            "'folder' takes a path, the others none"
+        )
