@@ -122,7 +122,7 @@ def test_readme_recipes_train(example):
         jax.numpy_rank_promotion("allow"),
         jax.debug_key_reuse(False),
     ):
-        assert len(BLOCKS) == 20
+        assert len(BLOCKS) == 21
         for block in BLOCKS[1:]:
             exec(block, namespace)
             falls(namespace)
