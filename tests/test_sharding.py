@@ -22,6 +22,12 @@ METHODS = {
     "vnc": JVP,
     "forward_gradient": {"feedback_decay": 0.5, **JVP},
     "weight_mirror": {"rank": 3, **JVP},
+    "mirror": {
+        "rank": {"middle": None, "out": 3},
+        "basis_update_every": 1,
+        "update_every": 1,
+        **JVP,
+    },
     "direct_feedback_alignment": {},
     "weight_perturbation": {"num": 2},
 }
@@ -34,11 +40,21 @@ def network(p, x, tap):
     return tap("h2", jnp.tanh(h @ p["middle"])) @ p["out"]
 
 
+def marked(p, x, tap):
+    """The same, with linear layers that are mirrored."""
+    dense = lambda w, h: h @ w  # noqa: E731
+    h = tap("h1", jnp.tanh(tap.linear(dense, p["in"], x)))
+    h = tap("h2", jnp.tanh(tap.linear(dense, p["middle"], h, name="middle")))
+    return tap.linear(dense, p["out"], h, name="out")
+
+
 def mesh_of(kind, names=("data",), shape=(8,)):
     return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
 
 
 def made(name):
+    if name == "mirror":
+        return nmnc_jax.weight_mirror(marked, squared_error, **METHODS[name])
     return getattr(nmnc_jax, name)(network, squared_error, **METHODS[name])
 
 

@@ -52,8 +52,9 @@ def first(
 
 
 def _sharded_like(value: Array, like: Array) -> Array:
-    traced = isinstance(value, Tracer) or isinstance(like, Tracer)
-    return value if traced else jax.device_put(value, like.sharding)
+    if isinstance(like, Tracer) or len(like.sharding.device_set) == 1:
+        return value
+    return jax.device_put(value, like.sharding)
 
 
 def _root_mean_square(weights: Array) -> Array:
