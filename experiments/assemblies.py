@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from experiments.config import UserError
+from experiments.config import UserError, in_one_line
 
 try:
     import xarray
@@ -23,8 +23,8 @@ def read_assembly(content: bytes, told: str) -> tuple[list[str], np.ndarray]:
     try:
         with xarray.open_dataset(io.BytesIO(content)) as dataset:
             arrays = [a.load() for a in dataset.data_vars.values() if "presentation" in a.dims]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{told} cannot be read: {error}") from error
+    except Exception as error:  # Each of xarray's engines raises its own kinds.
+        raise UserError(f"{told} cannot be read: {in_one_line(error)}") from error
     if len(arrays) != 1:
         raise UserError(
             f"{told} has {len(arrays)} variables along presentations; it takes one assembly"
@@ -57,6 +57,10 @@ def responses_of(assembly: xarray.DataArray, told: str) -> tuple[list[str], np.n
     if "stimulus_id" not in assembly.coords:
         raise UserError(f"{told} has no coordinate stimulus_id along its presentations")
     values = assembly.squeeze(list(others)).transpose("presentation", "neuroid").to_numpy()
+    if not values.size or values.dtype.kind not in "buif":
+        raise UserError(
+            f"{told} has {values.dtype} responses of shape {values.shape}; it takes numbers"
+        )
     shown = np.array([str(name) for name in assembly["stimulus_id"].to_numpy()])
     stimuli, places, counts = np.unique(shown, return_inverse=True, return_counts=True)
     responses = np.full((counts.max(), len(stimuli), values.shape[1]), np.nan, np.float32)

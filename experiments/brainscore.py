@@ -13,7 +13,7 @@ from experiments.activity import recorder
 from experiments.assemblies import xarray
 from experiments.config import UserError
 from experiments.data import InMemory
-from experiments.data.folder import picture
+from experiments.data.pictures import picture
 from experiments.position import trained_network
 
 

@@ -17,8 +17,17 @@ class UserError(Exception):
     """A mistake in what was asked, told in one line."""
 
 
+class Unreadable(UserError):
+    """A file that cannot be read as what it is given as."""
+
+
 class Diverged(UserError):
     """A run whose loss is no longer finite."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns an error's message in one line, or its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Stopped(Exception):
@@ -66,6 +75,9 @@ class Config:
     """folder only: images in train/<class>/ and test/<class>/ (or val), or an archive of them."""
     image_size: int | None = None
     """folder only: side to which images are resized; without, all have one size."""
+    skip_damaged: bool = False
+    """folder only: leave out images that cannot be read, count them and list them with the reasons;
+    without, the first one is refused."""
     variant: Literal["plain", "hard"] = "plain"
     """photos only: "hard" removes colour, brightness and contrast as cues."""
     validation: bool = False

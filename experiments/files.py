@@ -1,9 +1,15 @@
 """Files that are written whole or not at all, and tables."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+
+def expanded(path: str | Path) -> Path:
+    """Returns a path with its ``~`` replaced; one of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def write_whole(path: Path, text: str) -> None:

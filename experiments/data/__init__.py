@@ -1,7 +1,6 @@
 """Data sets: embedded images and text, those of TensorFlow Datasets, tasks through time."""
 
 import os
-from pathlib import Path
 
 from experiments.config import Config, UserError
 from experiments.data.catalogue import load_cifar10
@@ -9,6 +8,7 @@ from experiments.data.characters import load_characters
 from experiments.data.dataset import Dataset, Examples, InMemory, batches
 from experiments.data.embedded import load_embedded
 from experiments.data.tasks import TASKS, Trials
+from experiments.files import expanded
 
 __all__ = [
     "TASKS",
@@ -34,7 +34,7 @@ def load(config: Config) -> Dataset:
     if config.data == "imagenet2012" and config.variant == "plain":
         from experiments.data.imagenet import load_imagenet
 
-        return load_imagenet(Path(config.data_dir).expanduser(), config.validation)
+        return load_imagenet(expanded(config.data_dir), config.validation)
     if config.data in TASKS:
         return Trials(
             config.data, config.time_steps, config.rotation, config.noise > 0, config.validation
@@ -51,11 +51,11 @@ def load_in_memory(config: Config) -> InMemory:
     if config.data == "folder":
         from experiments.data.folder import load_folder
 
-        cache = Path(os.environ.get("NMNC_JAX_CACHE", CACHE)).expanduser()
-        path = Path(config.data_path).expanduser()
-        return load_folder(path, config.image_size, config.validation, cache)
+        cache = expanded(os.environ.get("NMNC_JAX_CACHE") or CACHE)
+        path = expanded(config.data_path)
+        return load_folder(path, config.image_size, config.validation, cache, config.skip_damaged)
     if config.data == "cifar10":
-        return load_cifar10(Path(config.data_dir).expanduser(), config.validation)
+        return load_cifar10(expanded(config.data_dir), config.validation)
     if config.data not in EMBEDDED:
         raise UserError(
             f"data is {config.data!r}; in memory there are {', '.join(EMBEDDED)}, folder, cifar10"

@@ -1,14 +1,19 @@
 """Official archives: found, checked against their published sha256, and read member by member."""
 
 import hashlib
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from experiments.config import UserError
+from experiments.config import Unreadable, UserError, in_one_line
 
 BLOCK = 1 << 22
+LARGE = 1 << 30
 
 
 class Archive(NamedTuple):
@@ -62,23 +67,59 @@ def check_path(member: str, name: str) -> None:
         raise UserError(f"{name} holds {member!r}, a path that leads out of it")
 
 
+def check_size(name: str, size: int, compressed: int) -> None:
+    """Refuses a file that would fill the memory from almost nothing: a decompression bomb.
+
+    Raises:
+        Unreadable: if it is larger than 1 GiB and a hundred times what it was compressed to.
+    """
+    if size > LARGE and size > 100 * compressed:
+        raise Unreadable(f"{name} holds {size} bytes in {compressed}: it is a decompression bomb")
+
+
+def lazy_members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yields the name of each regular file of a tar archive, and what reads it, in its order.
+
+    A file is read before the next one is asked for.
+
+    Raises:
+        UserError: if a member is neither a file nor a directory, or its path leads out of the
+            archive; or, here or from what reads a file, if the archive is damaged.
+    """
+    whole = file.stat().st_size if isinstance(file, Path) else LARGE
+    with (
+        _damage_named(name),
+        tarfile.open(file) if isinstance(file, Path) else tarfile.open(fileobj=file) as archive,
+    ):
+        for member in archive:
+            check_path(member.name, name)
+            if not (member.isfile() or member.isdir()):
+                raise UserError(f"{name} holds {member.name!r}, which is not a regular file")
+            if member.isfile():
+                yield member.name, partial(_content, archive, member, name, whole)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, whole: int) -> bytes:
+    check_size(f"{member.name} in {name}", member.size, whole)
+    content = archive.extractfile(member)
+    assert content is not None
+    with _damage_named(name):
+        return content.read()
+
+
+@contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as a tar archive: {in_one_line(error)}") from error
+
+
 def members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of each regular file of a tar archive, in its order.
 
     Raises:
-        UserError: if a member is neither a file nor a directory, or its path leads out of the
-            archive; or if the archive is damaged.
+        UserError: as `lazy_members` does.
     """
-    try:
-        with (
-            tarfile.open(file) if isinstance(file, Path) else tarfile.open(fileobj=file) as archive
-        ):
-            for member in archive:
-                check_path(member.name, name)
-                if not (member.isfile() or member.isdir()):
-                    raise UserError(f"{name} holds {member.name!r}, which is not a regular file")
-                content = archive.extractfile(member)
-                if content is not None:
-                    yield member.name, content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{name} cannot be read as a tar archive: {error}") from error
+    for member, read in lazy_members(file, name):
+        yield member, read()

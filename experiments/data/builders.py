@@ -16,6 +16,7 @@ from tensorflow_datasets.core import registered
 
 from experiments.config import UserError
 from experiments.data.archives import members
+from experiments.data.pictures import colours, opened
 
 Records = Iterator[tuple[Any, dict[str, Any]]]
 CIFAR10_FOLDER = "cifar-10-batches-bin"
@@ -135,12 +136,9 @@ def _validation_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
 
 def as_jpeg(content: bytes, name: str) -> bytes:
     """Returns an image as RGB or grey JPEG; one of them is a PNG, and some are CMYK."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                return content
-            changed = io.BytesIO()
-            image.convert("RGB").save(changed, "JPEG", quality=100)
-            return changed.getvalue()
-    except OSError as error:
-        raise UserError(f"{name} is no image that can be read: {error}") from error
+    with opened(content, name) as image:
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            return content
+        changed = io.BytesIO()
+        colours(image).save(changed, "JPEG", quality=100)
+        return changed.getvalue()

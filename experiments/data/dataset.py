@@ -86,7 +86,8 @@ class InMemory(NamedTuple):
     """A `Dataset` that is whole in memory.
 
     Attributes:
-        train_inputs: float32 images of mean 0 and variance 1 over the training set.
+        train_inputs: float32 images of mean 0 and variance 1 over the training set; channels that
+            do not vary there are 0.
         train_targets: int32 classes.
         test_inputs: images that training never sees.
         test_targets: their classes.
@@ -156,7 +157,16 @@ class InMemory(NamedTuple):
 
 
 def held_out(train: Examples) -> tuple[Examples, Examples]:
-    """Parts a training set, at random but always alike, into nine tenths and the rest."""
+    """Parts a training set, at random but always alike, into nine tenths and the rest.
+
+    Raises:
+        UserError: if it has fewer than 10 examples.
+    """
+    if len(train[0]) < 10:
+        raise UserError(
+            f"the training set has {len(train[0])} examples, of which validation holds out a "
+            "tenth; it takes at least 10"
+        )
     order = np.random.default_rng(0).permutation(len(train[0]))
     held = len(order) // 10
     kept, rest = ((train[0][part], train[1][part]) for part in (order[held:], order[:held]))
@@ -166,12 +176,16 @@ def held_out(train: Examples) -> tuple[Examples, Examples]:
 def standardised(
     train: Examples, test: Examples, classes: int, *, each_channel: bool, white: float
 ) -> InMemory:
-    """Standardises images by the training set's mean and deviation, over all or by channel."""
+    """Standardises images by the training set's mean and deviation, over all or by channel.
+
+    A channel that does not vary in training holds nothing to learn from: it is 0 in every image.
+    """
     inputs, test_inputs = (part[0].astype(np.float32) for part in (train, test))
     mean = _pixel_mean(inputs, lambda block: block, each_channel)
     for images in (inputs, test_inputs):
         images -= mean
-    scale = np.asarray(1 / np.sqrt(_pixel_mean(inputs, np.square, each_channel)))
+    variance = _pixel_mean(inputs, np.square, each_channel)
+    scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
     for images in (inputs, test_inputs):
         images *= scale
     targets, test_targets = (part[1].astype(np.int32) for part in (train, test))

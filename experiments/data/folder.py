@@ -1,24 +1,23 @@
 """A data set of the user's own: images in folders, or an archive of them, never unpacked."""
 
-import hashlib
-import io
-import os
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from experiments.config import UserError
-from experiments.data.archives import check_path, members
-from experiments.data.dataset import InMemory, held_out, standardised
+from experiments.config import Unreadable, UserError
+from experiments.data.cache import check_writable, damage_list, keep_set, kept_set
+from experiments.data.dataset import Examples, InMemory, held_out, standardised
+from experiments.data.listing import check_source, content_key, files_of, readable
+from experiments.data.pictures import KINDS, is_picture, picture
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-SPLITS = {"train": "train", "test": "test", "val": "test"}
-LAYOUT = "train/<class>/*.{jpg,jpeg,png} and test/<class>/... or val/<class>/..."
+SPLITS = ("train", "test", "val")
+LAYOUT = f"train/<class>/{KINDS} and test/<class>/... or val/<class>/..."
+RULES = 2
+"""Counts changes in how images are read, so that no set decoded by earlier rules is used."""
+Value = TypeVar("Value")
 
 
 class Member(NamedTuple):
@@ -30,143 +29,178 @@ class Member(NamedTuple):
     content: bytes
 
 
-def load_folder(path: Path, image_size: int | None, validation: bool, cache: Path) -> InMemory:
-    """Reads an image folder or an archive of one; its test part is a tenth of training's if asked.
+def load_folder(
+    path: Path,
+    image_size: int | None,
+    validation: bool,
+    cache: Path,
+    skip_damaged: bool = False,
+) -> InMemory:
+    """Reads an image folder or an archive of one.
 
-    Images are decoded once and kept in a cache, under the content of the archive.
+    The test part is test/, or val/ where there is no test/. With `validation` it is a tenth of
+    train/, or val/ where there are both. Images are decoded once and kept in a cache, under the
+    content of the archive.
 
     Args:
         path: directory, zip, or tar of any compression, of train/<class>/ and test|val/<class>/.
         image_size: side to which images are resized; None where all have one size.
-        validation: whether the test part is held out of the training set instead.
+        validation: whether the test part is to choose settings by.
         cache: directory of decoded sets.
+        skip_damaged: whether images that cannot be read are left out, counted and listed.
 
     Raises:
         UserError: naming what is missing, mixed, unsafe or unreadable.
     """
-    if not path.exists():
-        raise UserError(f"data_path is {path}, which does not exist; it takes {LAYOUT}")
-    kept = cache / f"{_content_key(path)}-{image_size or 'own'}.npz"
-    if not kept.exists():
-        parts = _decode(path, image_size)
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(temporary, allow_pickle=False, **parts)
-        temporary.replace(kept)
-    with np.load(kept) as stored:
-        train = stored["train_images"], stored["train_targets"]
-        test = stored["test_images"], stored["test_targets"]
-        classes = len(stored["classes"])
-    if validation:
-        train, test = held_out(train)
-    return standardised(train, test, classes, each_channel=True, white=255)
+    check_source("data_path", path, LAYOUT)
+    check_writable(cache)
+    key = f"{content_key(path)}-{image_size or 'own'}-{'some' if skip_damaged else 'all'}-{RULES}"
+    parts = kept_set(cache / f"{key}.npz")
+    if parts is None:
+        damage = Damage(skip_damaged)
+        parts = _decode(path, image_size, damage, damage_list(cache / f"{key}.npz"))
+        keep_set(cache / f"{key}.npz", parts, list(damage.found.values()))
+    for note in parts["notes"]:
+        print(note, flush=True)
+    train, test = _chosen(parts, validation, readable(path))
+    return standardised(train, test, len(parts["classes"]), each_channel=True, white=255)
 
 
-def _content_key(path: Path) -> str:
-    """Digest of an archive, or of a folder's names, sizes and times."""
-    digest = hashlib.sha256()
-    if path.is_file():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-    else:
-        for file in sorted(path.rglob("*")):
-            state = file.stat()
-            digest.update(
-                f"{file.relative_to(path)} {state.st_size} {state.st_mtime_ns}\n".encode()
-            )
-    return digest.hexdigest()[:32]
+def _chosen(parts: dict[str, np.ndarray], validation: bool, name: str) -> tuple[Examples, Examples]:
+    """The training part, and the part that is tested."""
+    of_split = {
+        split: (parts[f"{split}_images"], parts[f"{split}_targets"])
+        for split in SPLITS
+        if f"{split}_images" in parts
+    }
+    train = of_split.pop("train")
+    if len(of_split) == 2:
+        used, other = ("val", "test") if validation else ("test", "val")
+        print(f"{name} has test/ and val/: tested on {used}/, {other}/ is left alone", flush=True)
+        return train, of_split[used]
+    (only,) = of_split.values()
+    return held_out(train) if validation else (train, only)
 
 
-def files_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file of a directory or an archive."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                yield file.relative_to(path).as_posix(), file.read_bytes()
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                check_path(name, path.name)
-                if not name.endswith("/"):
-                    yield name, archive.read(name)
-    else:
-        yield from members(path, path.name)
+class Damage:
+    """What cannot be read: left out and listed, or refused at once.
 
-
-def picture(content: bytes, told: str, side: int | None) -> np.ndarray:
-    """Decodes an image as colours, [height, width, 3]; resized to a square if `side` is given.
-
-    Raises:
-        UserError: if it cannot be read; `told` names it.
+    Attributes:
+        found: names of files to why each cannot be read.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            colours = image.convert("RGB")
-            if side is not None:
-                colours = colours.resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(colours)
-    except OSError as error:
-        raise UserError(f"{told} cannot be read: {error}") from error
+
+    def __init__(self, skip: bool):
+        self.found: dict[str, str] = {}
+        self._skip = skip
+
+    def attempt(self, name: str, read: Callable[[], Value]) -> Value | None:
+        """Reads one file; returns None where it cannot be read and is left out.
+
+        Raises:
+            Unreadable: if damaged files are not left out.
+        """
+        try:
+            return read()
+        except Unreadable as error:
+            if not self._skip:
+                raise Unreadable(f"{error}; --skip-damaged leaves such files out") from error
+            self.found[name] = str(error)
+            return None
 
 
-def _member(name: str, content: bytes) -> Member:
-    """Splits a path; what lies above the split's folder does not count."""
+def _place(name: str) -> tuple[str, str] | None:
+    """Split and class of a file; what is above the split's folder does not count."""
     parts = PurePosixPath(name).parts
-    if len(parts) < 3 or parts[-3] not in SPLITS:
-        raise UserError(f"{name} is in no class of a split; data_path takes {LAYOUT}")
-    return Member(SPLITS[parts[-3]], parts[-2], name, content)
+    return (parts[-3], parts[-2]) if len(parts) >= 3 and parts[-3] in SPLITS else None
 
 
-def _decode(path: Path, image_size: int | None) -> dict[str, np.ndarray]:
+def _found(path: Path, damage: Damage) -> tuple[list[Member], set[str], list[str]]:
+    """Images in the order of their paths, all classes, and files that are no images."""
+    found: list[Member] = []
+    labels: set[str] = set()
+    others: list[str] = []
+    for name, read in files_of(path):
+        place = _place(name)
+        if place:
+            labels.add(place[1])
+        if not is_picture(name):
+            others.append(name)
+            continue
+        if place is None:
+            raise UserError(f"{name} is in no class of a split; data_path takes {LAYOUT}")
+        content = damage.attempt(name, read)
+        if content is not None:
+            found.append(Member(*place, name, content))
+    return sorted(found), labels, others
+
+
+def _check_splits(path: Path, found: Iterable[Member], labels: set[str]) -> list[str]:
+    """The splits that there are; each has images of every class."""
+    name = readable(path)
+    of_split = {split: {m.label for m in found if m.split == split} for split in SPLITS}
+    if not any(of_split.values()):
+        raise UserError(f"data_path is {name}, which holds no image; it takes {LAYOUT}")
+    tested = [split for split in ("test", "val") if of_split[split]] or ["test"]
+    for split in ("train", *tested):
+        for label in sorted(labels - of_split[split]):
+            raise UserError(
+                f"class {label!r} of {name} has no {split} images ({KINDS}); it takes some in each"
+            )
+    return ["train", *tested]
+
+
+def _decode(
+    path: Path, image_size: int | None, damage: Damage, listed: Path
+) -> dict[str, np.ndarray]:
     """Decodes every image, in the order of their paths."""
-    found = [
-        _member(name, content)
-        for name, content in files_of(path)
-        if name.lower().endswith(SUFFIXES)
-    ]
-    if not found:
-        raise UserError(f"data_path is {path}, which holds no image; it takes {LAYOUT}")
+    name = readable(path)
+    found, labels, others = _found(path, damage)
     roots = {PurePosixPath(member.path).parts[:-3] for member in found}
     if len(roots) > 1:
         first, second = sorted("/".join(root) or "." for root in roots)[:2]
-        raise UserError(f"{path} holds splits in {first} and in {second}; it takes one of them")
-    labels = {split: {m.label for m in found if m.split == split} for split in ("train", "test")}
-    for split, other in (("train", "test"), ("test", "train")):
-        for label in sorted(labels[other] - labels[split]):
-            raise UserError(
-                f"class {label!r} of {path} has no {split} images; it takes some in each"
-            )
-    classes = sorted(labels["train"])
-    found.sort()
+        raise UserError(f"{name} holds splits in {first} and in {second}; it takes one of them")
+    _check_splits(path, found, labels)
 
-    def read(member: Member) -> np.ndarray:
-        return picture(member.content, f"{member.path} in {path}", image_size)
+    def read(member: Member) -> np.ndarray | None:
+        told = f"{member.path} in {name}"
+        return damage.attempt(member.path, lambda: picture(member.content, told, image_size))
 
-    images = _shown(read, found, f"decoding {path.name}")
-    size = images[0].shape
-    for member, image in zip(found, images, strict=True):
+    images = _shown(read, found, f"decoding {readable(path.name)}")
+    kept = [(m, image) for m, image in zip(found, images, strict=True) if image is not None]
+    splits = _check_splits(path, [member for member, _ in kept], labels)
+    first, size = kept[0][0], kept[0][1].shape
+    for member, image in kept:
         if image.shape != size:
             raise UserError(
-                f"{member.path} in {path} has {image.shape[:2]} pixels and {found[0].path} "
+                f"{member.path} in {name} has {image.shape[:2]} pixels and {first.path} "
                 f"{size[:2]}; image_size takes the side that all are to have"
             )
-    parts: dict[str, np.ndarray] = {"classes": np.array(classes)}
-    for split in ("train", "test"):
-        chosen = [place for place, member in enumerate(found) if member.split == split]
-        parts[f"{split}_images"] = np.stack([images[place] for place in chosen])
-        targets = [classes.index(found[place].label) for place in chosen]
+    notes = []
+    if others:
+        notes.append(f"{name}: left out {len(others)} files that are no {KINDS}, as {others[0]}")
+    if damage.found:
+        notes.append(
+            f"{name}: left out {len(damage.found)} of {len(kept) + len(damage.found)} images that "
+            f"cannot be read, listed in {readable(listed)}"
+        )
+    classes = {label: number for number, label in enumerate(sorted(labels))}
+    parts = {"classes": np.array(list(classes)), "notes": np.array(notes, str)}
+    for split in splits:
+        chosen = [(member, image) for member, image in kept if member.split == split]
+        parts[f"{split}_images"] = np.stack([image for _, image in chosen])
+        targets = [classes[member.label] for member, _ in chosen]
         parts[f"{split}_targets"] = np.array(targets, np.int32)
     return parts
 
 
 def _shown(
-    read: Callable[[Member], np.ndarray], found: list[Member], label: str
-) -> list[np.ndarray]:
+    read: Callable[[Member], np.ndarray | None], found: list[Member], label: str
+) -> list[np.ndarray | None]:
     """Reads in parallel, showing how far it is."""
     from experiments.progress import shown
 
     with ThreadPoolExecutor() as pool, shown(label, len(found)) as counted:
-        images = []
+        images: list[np.ndarray | None] = []
         for image in pool.map(read, found):
             images.append(image)
             counted(1)

@@ -1,7 +1,6 @@
 """ImageNet, read by grain while training runs: random access, augmentation, exact resume."""
 
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from experiments.config import UserError
 from experiments.data.catalogue import open_sources
 from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
+from experiments.data.pictures import colours, opened, upright_size
 from nmnc_jax.types import Array
 
 MEAN = (0.485, 0.456, 0.406)
@@ -24,6 +24,7 @@ CENTRE = 224 / 256
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 """Of the random crops that train (Szegedy et al. 2015)."""
+NAME = "an image of imagenet2012"
 HELD_OUT = 10_000
 THREADS = 16
 AHEAD = 1024
@@ -142,8 +143,8 @@ def load_imagenet(data_dir: Path, validation: bool) -> ImageNet:
 
 def crop_centre(content: bytes, side: int) -> np.ndarray:
     """Decodes the central square of an image, [side, side, 3]."""
-    with Image.open(io.BytesIO(content)) as image:
-        width, height = image.size
+    with opened(content, NAME) as image:
+        width, height = upright_size(image)
         length = CENTRE * min(width, height)
         left, top = (width - length) / 2, (height - length) / 2
         return _resized(image, (left, top, left + length, top + length), side)
@@ -151,8 +152,8 @@ def crop_centre(content: bytes, side: int) -> np.ndarray:
 
 def crop_at_random(content: bytes, side: int, random: np.random.Generator) -> np.ndarray:
     """Decodes a random part of an image, mirrored half the time, [side, side, 3]."""
-    with Image.open(io.BytesIO(content)) as image:
-        width, height = image.size
+    with opened(content, NAME) as image:
+        width, height = upright_size(image)
         area = width * height * random.uniform(*AREA)
         ratio = np.exp(random.uniform(*np.log(RATIO)))
         # A part that does not fit is cut to the image.
@@ -163,20 +164,20 @@ def crop_at_random(content: bytes, side: int, random: np.random.Generator) -> np
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """Part of an image as a square of bytes.
+    """Part of an upright image as a square of bytes.
 
     JPEG decodes at half the size or less at a fraction of the cost: never below the square's size.
     """
-    width, height = image.size
-    image.draft(
-        "RGB",
-        (int(side * width / (box[2] - box[0])) + 1, int(side * height / (box[3] - box[1])) + 1),
-    )
-    scale = image.size[0] / width, image.size[1] / height
+    width, height = upright_size(image)
+    across = int(side * width / (box[2] - box[0])) + 1
+    down = int(side * height / (box[3] - box[1])) + 1
+    image.draft("RGB", (across, down) if image.size == (width, height) else (down, across))
+    whole = colours(image)
+    scale = whole.size[0] / width, whole.size[1] / height
     scaled = tuple(edge * scale[place % 2] for place, edge in enumerate(box))
-    limits = (0.0, 0.0, *map(float, image.size))
+    limits = (0.0, 0.0, *map(float, whole.size))
     inside = tuple(min(edge, limits[2 + place % 2]) for place, edge in enumerate(scaled))
-    square = image.convert("RGB").resize(
+    square = whole.resize(
         (side, side), Image.Resampling.BILINEAR, (inside[0], inside[1], inside[2], inside[3])
     )
     return np.asarray(square)

@@ -7,9 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.config import UserError
-from experiments.data.folder import SUFFIXES, files_of, picture
+from experiments.data.listing import check_source, files_of, readable
+from experiments.data.pictures import KINDS, is_picture, picture
+from experiments.data.stimuli import Stimuli, find_images, in_order, read_table
 
-LAYOUT = "images/*.{jpg,jpeg,png} with responses.npy, an assembly (*.nc) or rdms_*.npy"
+LAYOUT = f"images/{KINDS} with responses.npy, an assembly (*.nc) or rdms_*.npy"
+TABLES = (".csv", ".tsv", ".json")
 
 
 class Neural(NamedTuple):
@@ -17,7 +20,7 @@ class Neural(NamedTuple):
 
     Attributes:
         name: of its file.
-        images: uint8, [images, side, side, 3], in the order of their names.
+        images: uint8, [images, side, side, 3], in the order of the responses.
         responses: [repeats, images, neurons], NaN where a repeat is missing; None without.
         rdms: name to dissimilarities, [subjects, images, images].
     """
@@ -31,45 +34,115 @@ class Neural(NamedTuple):
 def load_neural(path: Path, side: int) -> Neural:
     """Reads a folder or an archive of one recording; images are resized to `side`.
 
-    Raises:
-        UserError: naming what is missing or does not fit.
-    """
-    if not path.exists():
-        raise UserError(f"neural is {path}, which does not exist; it takes {LAYOUT}")
-    pictures: dict[str, np.ndarray] = {}
-    arrays: dict[str, np.ndarray] = {}
-    stimuli: list[str] = []
-    for name, content in files_of(path):
-        file = PurePosixPath(name)
-        if file.suffix.lower() in SUFFIXES:
-            pictures[name] = picture(content, name, side)
-        elif file.suffix == ".npy":
-            arrays[file.stem] = np.load(io.BytesIO(content), allow_pickle=False)
-        elif file.suffix == ".nc":
-            from experiments.assemblies import read_assembly
+    Which image is which stimulus is known from an assembly's coordinate, from a table (CSV or JSON,
+    `stimuli.read_table`), or without them from the images' names (`stimuli.in_order`).
 
-            stimuli, arrays["responses"] = read_assembly(content, name)
-    if stimuli:
-        by_stem = {PurePosixPath(name).stem: image for name, image in pictures.items()}
-        missing = [stimulus for stimulus in stimuli if stimulus not in by_stem]
-        if missing:
-            raise UserError(f"neural is {path}, which has no image of stimulus {missing[0]!r}")
-        pictures = {stimulus: by_stem[stimulus] for stimulus in stimuli}
-    rdms = {name.removeprefix("rdms_"): a for name, a in arrays.items() if name.startswith("rdms_")}
+    Raises:
+        UserError: naming what is missing, does not fit or is in doubt.
+    """
+    check_source("neural", path, LAYOUT)
+    name = readable(path)
+    pictures: dict[str, np.ndarray] = {}
+    tables: dict[str, bytes] = {}
+    arrays: dict[str, np.ndarray] = {}
+    shown: list[str] = []
+    for file, read in files_of(path):
+        suffix, stem = PurePosixPath(file).suffix.lower(), PurePosixPath(file).stem
+        if is_picture(file):
+            pictures[file] = picture(read(), f"{file} in {name}", side)
+        elif suffix in TABLES:
+            tables[file] = read()
+        elif suffix in (".npy", ".nc"):
+            key = "responses" if suffix == ".nc" else stem
+            if key in arrays:
+                raise UserError(f"neural is {name}, which has {key} twice; it takes them once")
+            if suffix == ".npy":
+                arrays[key] = _array(read(), f"{file} in {name}")
+            else:
+                from experiments.assemblies import read_assembly
+
+                shown, arrays[key] = read_assembly(read(), file)
+    rdms = {key.removeprefix("rdms_"): a for key, a in arrays.items() if key.startswith("rdms_")}
     responses = arrays.get("responses")
+    pictures = _stimuli_alone(pictures, name)
     if not pictures or (responses is None and not rdms):
-        raise UserError(f"neural is {path}, which lacks part of {LAYOUT}")
-    count = len(pictures)
+        raise UserError(f"neural is {name}, which lacks part of {LAYOUT}")
+    images = _matched(list(pictures), _table(tables, list(pictures), name), shown, bool(rdms), name)
+    count = len(images)
     if responses is not None and (responses.ndim != 3 or responses.shape[1] != count):
         raise UserError(
-            f"responses of {path} have shape {responses.shape}; they take "
+            f"responses of {name} have shape {responses.shape}; they take "
             f"[repeats, {count} images, neurons]"
         )
-    for name, array in rdms.items():
+    for key, array in rdms.items():
         if array.ndim != 3 or array.shape[1:] != (count, count):
             raise UserError(
-                f"rdms_{name} of {path} have shape {array.shape}; they take "
+                f"rdms_{key} of {name} have shape {array.shape}; they take "
                 f"[subjects, {count} images, {count} images]"
             )
-    images = np.stack([pictures[name] for name in sorted(pictures)])
-    return Neural(path.name.split(".")[0], images, responses, rdms)
+        if not np.isfinite(array).all():
+            raise UserError(f"rdms_{key} of {name} hold values that are not finite; they take none")
+    stacked = np.stack([pictures[image] for image in images])
+    return Neural(readable(path.name).split(".")[0], stacked, responses, rdms)
+
+
+def _array(content: bytes, name: str) -> np.ndarray:
+    """An array of real numbers."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{name} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        raise UserError(f"{name} holds {getattr(array, 'dtype', 'no array')}; it takes numbers")
+    return array
+
+
+def _stimuli_alone(pictures: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The pictures in the folder images/, where there is one."""
+    stimuli = {p: image for p, image in pictures.items() if "images" in PurePosixPath(p).parts[:-1]}
+    if stimuli and len(stimuli) < len(pictures):
+        count = len(pictures) - len(stimuli)
+        print(f"{name}: {count} images outside of images/ are left out", flush=True)
+    return stimuli or pictures
+
+
+def _table(tables: dict[str, bytes], images: list[str], name: str) -> Stimuli | None:
+    """The one table that names stimuli, if any."""
+    found = {file: read_table(file, content, images) for file, content in tables.items()}
+    named = {file: stimuli for file, stimuli in found.items() if stimuli is not None}
+    for file, stimuli in named.items():
+        first = next(iter(named))
+        if stimuli != named[first]:
+            raise UserError(f"neural is {name}, whose {first} and {file} name other stimuli")
+    return next(iter(named.values()), None)
+
+
+def _matched(
+    images: list[str], table: Stimuli | None, shown: list[str], rdms: bool, name: str
+) -> list[str]:
+    """Paths of the images in the order of the responses.
+
+    Args:
+        images: paths of all.
+        table: what a table names, in the order of arrays.
+        shown: stimuli of an assembly, in the order of its responses.
+        rdms: whether there are dissimilarities beside it.
+        name: of the recording.
+    """
+    files = dict(zip(*table, strict=True)) if table else {}
+    by_assembly = find_images([files.get(each, each) for each in shown], images, name)
+    if shown and not rdms:
+        return by_assembly
+    ordered = find_images(table.files, images, name) if table else in_order(images, name)
+    if shown and by_assembly != ordered:
+        raise UserError(
+            f"neural is {name}, whose rdms_*.npy are in the order {ordered[:2]}... and whose "
+            f"assembly is in the order {by_assembly[:2]}...; it takes one order"
+        )
+    if table and len(ordered) < len(images):
+        count = len(images) - len(ordered)
+        print(f"{name}: {count} images that the table does not name are left out", flush=True)
+    if not table and ordered != sorted(images):
+        first, last = (PurePosixPath(ordered[place]).name for place in (0, -1))
+        print(f"{name}: images in the order of their numbers, {first} to {last}", flush=True)
+    return ordered

@@ -1,0 +1,66 @@
+"""Decoded sets that are kept, so that images are decoded once."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from experiments.config import UserError
+from experiments.data.listing import readable
+from experiments.files import write_whole
+
+
+def check_writable(cache: Path) -> None:
+    """Refuses a cache that cannot be written, before anything is decoded for it.
+
+    Raises:
+        UserError: naming the cache and why.
+    """
+    there = next(place for place in (cache, *cache.parents) if os.path.exists(place))
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise _unwritable(cache, error) from error
+
+
+def kept_set(path: Path) -> dict[str, np.ndarray] | None:
+    """Returns a set that was decoded before; None without one, or where its file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def keep_set(path: Path, parts: dict[str, np.ndarray], damaged: list[str]) -> None:
+    """Keeps a decoded set, whole or not at all, and the list of what is left out of it.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if damaged:
+            write_whole(damage_list(path), "\n".join(damaged) + "\n")
+        np.savez(temporary, allow_pickle=False, **parts)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path.parent, error) from error
+
+
+def damage_list(path: Path) -> Path:
+    """Returns where the list of what is left out of a set is kept."""
+    return path.with_suffix(".damaged.txt")
+
+
+def _unwritable(cache: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the cache is {readable(cache)}, which cannot be written: {error.strerror}; the variable "
+        "NMNC_JAX_CACHE takes another directory"
+    )

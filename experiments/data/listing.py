@@ -1,0 +1,135 @@
+"""Files of a folder or an archive, which is never unpacked."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from experiments.config import Unreadable, UserError, in_one_line
+from experiments.data.archives import check_path, check_size, lazy_members
+
+LEFT_BY_SYSTEMS = {
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
+    "system volume information", "lost+found",
+}  # fmt: skip
+
+
+def check_source(field: str, path: Path, takes: str) -> None:
+    """Refuses a path that is neither a folder nor a file.
+
+    Args:
+        field: what the path is of, for the error.
+        path: the path.
+        takes: the layout that the field takes, for the error.
+
+    Raises:
+        UserError: naming the field and the path.
+    """
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        why = "is neither file nor folder" if os.path.exists(path) else "does not exist"
+        raise UserError(f"{field} is {readable(path)}, which {why}; it takes {takes}")
+
+
+def readable(name: str | Path) -> str:
+    """Returns a name as it can be printed: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def files_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yields each file's name in a folder or an archive, and what reads it.
+
+    Links are followed. Names that begin with a dot and those that systems leave (``__MACOSX``,
+    ``Thumbs.db``) are left out. A file is read before the next one is asked for.
+
+    Raises:
+        Unreadable: from what reads a file.
+        UserError: if the whole cannot be read, has a path that leads out of it or a name twice.
+    """
+    names = set()
+    for name, read in _folder(path) if path.is_dir() else _archive(path):
+        name = readable(PurePosixPath(name).as_posix())
+        if not all(map(_is_kept, PurePosixPath(name).parts)):
+            continue
+        if name in names:
+            raise UserError(f"{readable(path)} holds {name!r} twice")
+        names.add(name)
+        yield name, read
+
+
+def content_key(path: Path) -> str:
+    """Returns a digest of an archive, or of a folder's names, sizes and times."""
+    digest = hashlib.sha256()
+    if not path.is_dir():
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        except OSError as error:
+            raise UserError(f"{readable(path)} cannot be read: {error.strerror}") from error
+    for name, file in _below(path):
+        digest.update(os.fsencode(name))
+        if file.exists():
+            state = file.stat()
+            digest.update(f" {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _is_kept(part: str) -> bool:
+    """Whether a file or a folder of this name is a user's own."""
+    return not part.startswith(".") and part.lower() not in LEFT_BY_SYSTEMS
+
+
+def _folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    for name, file in _below(path):
+        yield name, partial(_read, file, f"{readable(name)} in {readable(path)}")
+
+
+def _below(path: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[tuple[str, Path]]:
+    """Files below a folder, sorted, with their names in it; links to folders are followed."""
+    here = os.path.realpath(path)
+    if here in above:
+        raise UserError(f"{readable(path)} is a link to a folder that it is in")
+    try:
+        names = sorted(filter(_is_kept, os.listdir(path)))
+    except OSError as error:
+        raise UserError(f"{readable(path)} cannot be read: {error.strerror}") from error
+    for name in names:
+        if os.path.isdir(path / name):
+            yield from _below(path / name, f"{inside}{name}/", (*above, here))
+        else:
+            yield inside + name, path / name
+
+
+def _read(file: Path, name: str) -> bytes:
+    if not os.path.isfile(file):
+        raise Unreadable(f"{name} cannot be read: it is a link to nothing, or no regular file")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _archive(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    name = readable(path.name)
+    try:
+        zipped = zipfile.is_zipfile(path)
+        if not zipped:
+            yield from lazy_members(path, name)
+            return
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                check_path(member.filename, name)
+                if not member.is_dir():
+                    yield member.filename, partial(_read_member, archive, member, name)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as a zip archive: {in_one_line(error)}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
+    told = f"{member.filename} in {name}"
+    check_size(told, member.file_size, member.compress_size)
+    try:
+        return archive.read(member)
+    except Exception as error:  # Each compression raises its own kinds at damaged content.
+        raise Unreadable(f"{told} cannot be read: {in_one_line(error)}") from error

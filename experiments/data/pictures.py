@@ -1,0 +1,129 @@
+"""Any image file as 8-bit colours, read in one way; what cannot be read right is refused.
+
+Images are turned as their EXIF tag says, palettes are looked up, transparent places are laid on
+white, CMYK is converted without colour profiles, and of 16 bits the upper 8 are kept.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from experiments.config import Unreadable, in_one_line
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+KINDS = f"*.{{{','.join(suffix[1:] for suffix in SUFFIXES)}}}"
+BITS, PHOTOMETRIC, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
+"""Tags of TIFF files."""
+
+# Above 89 million pixels Pillow warns of a decompression bomb; here such an image is refused.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def is_picture(name: str) -> bool:
+    """Returns whether a file's name has the suffix of an image that is read."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def picture(content: bytes, name: str, side: int | None) -> np.ndarray:
+    """Decodes an image.
+
+    Args:
+        content: the file's.
+        name: of the file, for errors.
+        side: side of the square to which the image is resized; None leaves its size.
+
+    Returns:
+        Colours, uint8 [height, width, 3].
+
+    Raises:
+        Unreadable: if it cannot be read right; it names the file and why.
+    """
+    with opened(content, name) as image:
+        found = colours(image)
+        if side is not None:
+            found = found.resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(found)
+
+
+@contextmanager
+def opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """Opens an image, not yet decoded; whatever goes wrong with it is raised with its name.
+
+    Raises:
+        Unreadable: if it cannot be read.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            yield image
+    except Unreadable as error:
+        raise Unreadable(f"{name} {error}") from None
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(FORMATS)
+        raise Unreadable(f"{name} cannot be read: it is none of the kinds {kinds}") from error
+    except Exception as error:  # Pillow's decoders raise many kinds at damaged content.
+        raise Unreadable(f"{name} cannot be read: {in_one_line(error)}") from error
+
+
+def colours(image: Image.Image) -> Image.Image:
+    """Returns an opened image as RGB: upright, on white where it is transparent.
+
+    Raises:
+        Unreadable: without the file's name, if 8-bit colours cannot hold what it is.
+    """
+    _check(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        image = _upper_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns width and height of an opened image as `colours` turns it, without decoding it."""
+    width, height = image.size
+    turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def _check(image: Image.Image) -> None:
+    """Refuses what has no one meaning as 8-bit colours."""
+    tags = getattr(image, "tag_v2", {})
+    frames = getattr(image, "n_frames", 1)
+    # A phone's JPEG may hold a preview or a depth map as a further frame (MPO).
+    if frames > 1 and image.format != "MPO":
+        raise Unreadable(f"has {frames} frames; an image has one")
+    if image.mode in ("I", "F") or set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
+        raise Unreadable(
+            f"holds floating-point, signed or 32-bit values (mode {image.mode!r}), of which none "
+            "is white; it takes unsigned values of 1 to 16 bits"
+        )
+    if 0 in tags.get(EXTRA_SAMPLES, ()):
+        raise Unreadable("has a channel that is neither a colour nor transparency")
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:  # Pillow reads them wrong.
+        raise Unreadable("has 16-bit channels plane by plane; it takes them pixel by pixel")
+    if "transparency" in image.info and any(
+        ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
+    ):
+        raise Unreadable("has 16-bit values of which one is transparent; it takes an alpha channel")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 bits of grey values of 9 to 16."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS, (16,))[0]
+    values = np.asarray(image).astype(np.uint16)
+    if tags.get(PHOTOMETRIC) == 0:  # White is 0, which Pillow heeds at 8 bits only.
+        values = 2**bits - 1 - values
+    if 0 < values.max() < 2 ** (bits - 8):
+        raise Unreadable(
+            f"holds {bits}-bit values up to {values.max()} alone, which 8 bits would leave black"
+        )
+    return Image.fromarray((values >> (bits - 8)).astype(np.uint8))

@@ -1,0 +1,196 @@
+"""Which image is which stimulus: by the data's own names, or by an order that is beyond doubt."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from experiments.config import UserError
+
+FILES = ("filename", "image_file_name", "file", "path", "image", "image_name", "stimulus")
+"""Columns that name an image's file."""
+IDENTIFIERS = ("stimulus_id", "image_id")
+"""Columns that name a stimulus; its file is named so too where no other column names it."""
+
+
+class Stimuli(NamedTuple):
+    """Stimuli in the order of the responses.
+
+    Attributes:
+        names: of the stimuli.
+        files: name of each one's image.
+    """
+
+    names: list[str]
+    files: list[str]
+
+
+def read_table(name: str, content: bytes, images: Sequence[str]) -> Stimuli | None:
+    """Reads a table of stimuli.
+
+    Args:
+        name: of the file, with the suffix .csv, .tsv or .json.
+        content: the file's: rows with a column of `FILES` or `IDENTIFIERS`; in JSON a list of names
+            or of such rows, or an object of such columns, or one with that as "stimuli" or
+            "images".
+        images: paths of the images.
+
+    Returns:
+        Its stimuli, in its order; None where it names none.
+
+    Raises:
+        UserError: if it cannot be read, names a stimulus twice, or names images in a column of
+            another name.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+        rows = _json_rows(json.loads(text)) if name.endswith(".json") else _csv_rows(text)
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"{name} cannot be read: {error}") from error
+    columns = {column.strip().lower(): column for column in (rows[0] if rows else {})}
+    file, identifier = (
+        next((columns[column] for column in kind if column in columns), None)
+        for kind in (FILES, IDENTIFIERS)
+    )
+    file, identifier = file or identifier, identifier or file
+    if file is None or identifier is None:
+        _check_unnamed(name, text, images)
+        return None
+    stimuli = Stimuli([str(row[identifier]) for row in rows], [str(row[file]) for row in rows])
+    for listed in stimuli:
+        for each, count in Counter(listed).items():
+            if count > 1:
+                raise UserError(f"{name} names {each!r} twice; it takes each stimulus once")
+    return stimuli
+
+
+def _check_unnamed(name: str, text: str, images: Sequence[str]) -> None:
+    """Refuses a table in which images are named, but not as stimuli."""
+    words = set(re.split(r"[^\w./-]+", text))
+    for image in images:
+        path = PurePosixPath(image)
+        if words & {image, path.name}:
+            raise UserError(
+                f"{name} names the image {path.name} in no column of {', '.join(FILES)}; it takes "
+                "one of them, in the order of the responses"
+            )
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    return [{column: value for column, value in row.items() if column} for row in rows]
+
+
+def _json_rows(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        columns = {column.lower(): each for column, each in value.items() if isinstance(each, list)}
+        for whole in ("stimuli", "images"):
+            if _are(columns.get(whole), str | dict):
+                return _json_rows(columns[whole])
+        known = [column for column in (*FILES, *IDENTIFIERS) if _are(columns.get(column), str)]
+        values = zip(*(columns[column] for column in known), strict=True)
+        return [dict(zip(known, row, strict=True)) for row in values]
+    if _are(value, str):
+        return [{FILES[0]: each} for each in value]
+    if _are(value, dict) and all(value[0].keys() == row.keys() for row in value):
+        return value
+    raise ValueError("it takes a list of names, of rows with the same columns, or an object")
+
+
+def _are(values: Any, kind: Any) -> bool:
+    """Whether a list holds values of this kind alone."""
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
+
+
+def find_images(files: Sequence[str], images: Sequence[str], told: str) -> list[str]:
+    """Finds the image of each stimulus.
+
+    Args:
+        files: what the data name the images: a path or its end, with or without suffix.
+        images: paths of the images.
+        told: name of the recording, for errors.
+
+    Returns:
+        The path of each one's image.
+
+    Raises:
+        UserError: naming a stimulus that has none, or several.
+    """
+    known: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        parts = PurePosixPath(image).parts
+        for place in range(len(parts)):
+            end = PurePosixPath(*parts[place:])
+            for name in {end.as_posix(), end.with_suffix("").as_posix()}:
+                known[name].add(image)
+    found = []
+    for file in files:
+        paths = sorted(known.get(file, ()))
+        if len(paths) != 1:
+            got = (
+                f"several images of stimulus {file!r}: {paths[:2]}"
+                if paths
+                else (f"no image of stimulus {file!r}")
+            )
+            raise UserError(f"neural is {told}, which has {got}")
+        found.append(paths[0])
+    return found
+
+
+def in_order(images: Sequence[str], told: str) -> list[str]:
+    """Puts images that no table names in the one order that their names have.
+
+    Args:
+        images: their paths.
+        told: name of the recording, for errors.
+
+    Returns:
+        The paths: in the order of their numbers where the names differ by one number alone, as
+        1.png, 2.png, 10.png; otherwise in that of the alphabet.
+
+    Raises:
+        UserError: if the order of the names and that of the numbers in them disagree.
+    """
+    stems = {image: PurePosixPath(image).with_suffix("").as_posix() for image in images}
+    parts = {image: re.split("([0-9]+)", stem) for image, stem in stems.items()}
+    numbers = {image: [int(part) for part in parts[image][1::2]] for image in images}
+    unnumbered = {tuple(parts[image][::2]) for image in images}
+    varying = [len(set(column)) > 1 for column in zip(*numbers.values(), strict=False)]
+    signed = any(PurePosixPath(stem).name.startswith("-") for stem in stems.values())
+    if len(unnumbered) == 1 and sum(varying) == 1 and not signed:
+        ordered = sorted(images, key=lambda image: numbers[image])
+        if len({numbers[image][varying.index(True)] for image in images}) == len(images):
+            return ordered
+    natural = [
+        [int(part) if place % 2 else part for place, part in enumerate(parts[image])]
+        for image in images
+    ]
+    orders = [list(stems.values()), [stem.casefold() for stem in stems.values()], list(images)]
+    by_key = [
+        [image for _, image in sorted(zip(keys, images, strict=True))]
+        for keys in (natural, *orders)
+    ]
+    distinct = len(set(stems.values())) == len(images)
+    if signed or not distinct or any(order != by_key[0] for order in by_key):
+        raise UserError(
+            f"neural is {told}, whose images have names in no one order, as "
+            f"{_doubtful(by_key)}; it takes stimuli.csv with the column filename, in the order of "
+            "the responses"
+        )
+    return by_key[0]
+
+
+def _doubtful(orders: Sequence[Sequence[str]]) -> str:
+    """Two names whose order is in doubt."""
+    for first in orders:
+        for other in orders:
+            for left, right in zip(first, other, strict=True):
+                if left != right:
+                    return f"{left!r} and {right!r}"
+    return f"{orders[0][0]!r} and {orders[0][1]!r}"
