@@ -56,6 +56,27 @@ def column_correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return (left * right).sum(axis=0) / np.where(norms > 0, norms, np.inf)
 
 
+def answering(responses: np.ndarray) -> np.ndarray:
+    """Returns which neurons can be predicted: known for every image, and not alike for all.
+
+    Args:
+        responses: [repeats, images, neurons], NaN where a repeat is missing.
+
+    Returns:
+        Booleans, [neurons].
+    """
+    means = mean_over_repeats(responses)
+    return np.isfinite(means).all(axis=0) & (np.ptp(means, axis=0) > 0)
+
+
+def mean_over_repeats(responses: np.ndarray) -> np.ndarray:
+    """Returns mean responses [images, neurons]; NaN where an image has no repeat."""
+    known = ~np.isnan(responses)
+    counts = known.sum(axis=0)
+    total = np.where(known, responses, 0).sum(axis=0, dtype=float)
+    return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+
+
 def split_half_ceiling(responses: np.ndarray, *, splits: int = 20, seed: int = 0) -> np.ndarray:
     """The correlation that a perfect model would have with each neuron's mean over repeats.
 
@@ -66,7 +87,8 @@ def split_half_ceiling(responses: np.ndarray, *, splits: int = 20, seed: int = 0
 
     Returns:
         The square root of the reliability of the mean, by the correlation of two halves of the
-        repeats and the Spearman-Brown formula. [neurons].
+        repeats and the Spearman-Brown formula; 0 where a half does not vary, NaN for a neuron that
+        does not vary at all or has fewer than three images with two repeats. [neurons].
     """
     random = np.random.default_rng(seed)
     repeats = len(responses)
@@ -87,11 +109,17 @@ def split_half_ceiling(responses: np.ndarray, *, splits: int = 20, seed: int = 0
         known = ~np.isnan(halves[0]) & ~np.isnan(halves[1])
         found.append(
             [
-                np.corrcoef(halves[0][known[:, n], n], halves[1][known[:, n], n])[0, 1]
+                column_correlations(halves[0][known[:, n], n], halves[1][known[:, n], n])
+                if known[:, n].sum() >= 3
+                else np.nan
                 for n in range(responses.shape[2])
             ]
         )
-    half = np.mean(found, axis=0)
+    means = mean_over_repeats(responses)
+    missing = np.isnan(means)
+    lowest, highest = np.where(missing, np.inf, means), np.where(missing, -np.inf, means)
+    varies = highest.max(axis=0) > lowest.min(axis=0)
+    half = np.where(varies, np.mean(found, axis=0), np.nan)
     return np.sqrt(np.clip(2 * half / (1 + half), 0, 1))
 
 
@@ -100,15 +128,26 @@ def dissimilarity(features: np.ndarray) -> np.ndarray:
     return 1 - np.corrcoef(features)
 
 
+def silent_images(features: np.ndarray) -> int:
+    """Returns how many images have features [images, n] that are all alike: no dissimilarity."""
+    return int((np.ptp(features, axis=1) == 0).sum())
+
+
 def upper(rdm: np.ndarray) -> np.ndarray:
     """What stands above the diagonal, as a vector."""
     return rdm[np.triu_indices(len(rdm), 1)]
 
 
 def rdm_similarity(features: np.ndarray, rdms: np.ndarray) -> np.ndarray:
-    """Spearman correlation of the features' dissimilarities with each subject's, [subjects]."""
-    ours = upper(dissimilarity(features))
-    return np.array([spearman(ours, upper(rdm)) for rdm in rdms])
+    """Spearman correlation of the features' dissimilarities with each subject's, [subjects].
+
+    Images whose features are all alike are left out; NaN where fewer than three are left.
+    """
+    kept = np.ptp(features, axis=1) > 0
+    if kept.sum() < 3:
+        return np.full(len(rdms), np.nan)
+    ours = upper(dissimilarity(features[kept]))
+    return np.array([spearman(ours, upper(rdm[np.ix_(kept, kept)])) for rdm in rdms])
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float:

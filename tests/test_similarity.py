@@ -1,18 +1,21 @@
 """Similarity of networks and neurons: known truth, and independent implementations."""
 
 import io
+import re
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments import similarity
+from experiments.claims import similarity as claim
 from experiments.config import UserError
-from experiments.data.neural import load_neural
+from experiments.data.neural import Neural, load_neural
 from tests.test_prepare import encoded, photo
 
 
@@ -130,3 +133,105 @@ def test_recordings_that_do_not_fit_are_refused(arrays, message, tmp_path):
         load_neural(archive(tmp_path / "v4.zip", **arrays), 16)
     with pytest.raises(UserError, match="which does not exist; it takes images"):
         load_neural(tmp_path / "none.zip", 16)
+
+
+def recording(path, images, **files):
+    """A folder of a grey for each image, and of neurons that answer with it in the order given."""
+    (path / "images").mkdir(parents=True)
+    for place, name in enumerate(images, 1):
+        Image.new("RGB", (8, 8), (9 * place,) * 3).save(path / "images" / name, "PNG")
+    responses = 9.0 * np.arange(1, len(images) + 1)[None, :, None] * np.ones((1, 1, 2))
+    np.save(path / "responses.npy", responses)
+    for name, content in files.items():
+        (path / name.replace("_", ".")).write_text(content)
+    return path
+
+
+NUMBERED = [f"{number}.png" for number in range(1, 13)]
+PAIRED = {
+    "numbers": (NUMBERED, {}),
+    "numbers after a name": ([f"im-{number}.jpg" for number in range(95, 107)], {}),
+    "numbers with zeros": ([f"{number:04}.png" for number in range(12)], {}),
+    "letters": (list("abcdefgh"), {}),
+    "a table": (NUMBERED[::-1], {"stimuli_csv": "Filename\n" + "\n".join(NUMBERED[::-1])}),
+    "a table by stems": (["b.png", "a.png"], {"order_csv": "stimulus_id\nb\na\n"}),
+    "a table with semicolons": (["b.png", "a.png"], {"order_csv": "x;image\n1;b\n2;a\n"}),
+    "a list": (["z.png", "a.png", "k.png"], {"names_json": '["images/z.png", "a.png", "k"]'}),
+    "rows": (["z.png", "a.png"], {"names_json": '[{"filename": "z"}, {"filename": "a"}]'}),
+    "columns": (["z.png", "a.png"], {"meta_json": '{"area": "V4", "filename": ["z", "a"]}'}),
+    "an object of a list": (["z.png", "a.png"], {"meta_json": '{"stimuli": ["z", "a"]}'}),
+    "other tables": (NUMBERED, {"meta_json": '{"area": "V4"}', "neurons_csv": "neuron\n1\n"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PAIRED)
+def test_each_image_has_its_own_responses(kind, tmp_path):
+    images, tables = PAIRED[kind]
+    images = [name if "." in name else f"{name}.png" for name in images]
+    loaded = load_neural(recording(tmp_path / "v4", images, **tables), 8)
+    np.testing.assert_array_equal(loaded.images.mean((1, 2, 3)), loaded.responses[0, :, 0])
+
+
+TWO = ["1.png", "2.png"]
+DOUBTFUL = {
+    "two numbers": (["1-2.png", "1-10.png", "2-1.png"], {}, "(1-10.png, 1-2.png, 2-1.png, ...)"),
+    "two names": (["a2.png", "a10.png", "b1.png"], {}, "it takes stimuli.csv with a column"),
+    "decimals": (["0.5.png", "0.25.png"], {}, "in no one order"),
+    "signs": (["-1.png", "-2.png"], {}, "in no one order"),
+    "capitals": (["a.png", "B.png"], {}, "in no one order"),
+    "the same number": (["1.png", "01.png", "2.png"], {}, "in no one order"),
+    "the same stem": (["1.png", "1.jpg"], {}, "in no one order"),
+    "a column of another name": (TWO, {"x_csv": "shown\n2.png\n1.png\n"}, "in no column of"),
+    "an unknown image": (TWO, {"x_csv": "image\n2\n3\n"}, "has no image of stimulus '3'"),
+    "an image twice": (TWO, {"x_csv": "image\n2\n2\n"}, "names '2' twice"),
+    "two tables": (TWO, {"x_csv": "image\n2\n1", "y_csv": "image\n1\n2"}, "name other stimuli"),
+    "no JSON": (TWO, {"x_json": "{"}, "x.json cannot be read"),
+    "numbers alone": (TWO, {"x_json": "[2, 1]"}, "takes a list of names"),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_an_order_in_doubt_is_refused(kind, tmp_path):
+    images, tables, message = DOUBTFUL[kind]
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_neural(recording(tmp_path / "v4", images, **tables), 8)
+
+
+def test_silent_neurons_are_left_out_and_counted(capsys):
+    random = np.random.default_rng(0)
+    responses = random.normal(size=(1, 40, 20)) + 0.5 * random.normal(size=(4, 40, 20))
+    images = random.integers(256, size=(40, 4, 4, 3)).astype(np.uint8)
+    silent = responses.copy()
+    silent[:, :, 7] = 3
+    silent[:, 5, 8] = np.nan
+    rest = responses[:, :, [n for n in range(20) if n not in (7, 8)]]
+    features = random.normal(size=(40, 10))
+    for rows in (claim.ceilings, lambda r: claim.compare(features, r[0])):
+        found, right = (rows([Neural("v4", images, r, {})]) for r in (silent, rest))
+        assert [row["value"] for row in found] == [row["value"] for row in right]
+    claim.check(Neural("v4", images, silent, {}))
+    assert "v4: 2 of 20 neurons left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match="v4 has no neuron whose responses are known and vary"):
+        claim.check(Neural("v4", images, silent[:, :, [7, 8]], {}))
+    with pytest.raises(UserError, match="v4 has 4 images; similarity takes at least 5"):
+        claim.check(Neural("v4", images[:4], silent[:, :4], {}))
+
+
+def test_a_half_that_does_not_vary_is_no_reliability():
+    responses = np.zeros((2, 9, 2))
+    responses[0, 4, 0] = 1
+    responses[:, :, 1] = np.arange(9)
+    np.testing.assert_allclose(similarity.split_half_ceiling(responses), [0, 1])
+    assert np.isnan(similarity.split_half_ceiling(responses[:, :, :1] * 0)).all()
+
+
+def test_images_that_leave_a_tap_silent_are_left_out_and_counted(capsys):
+    random = np.random.default_rng(0)
+    features, rdm = random.normal(size=(12, 6)), random.uniform(size=(1, 12, 12))
+    others = np.arange(12) != 3
+    right = similarity.rdm_similarity(features[others], rdm[:, others][:, :, others])
+    features[3] = 0
+    np.testing.assert_array_equal(similarity.rdm_similarity(features, rdm), right)
+    (row,) = claim.compare(features, Neural("it", np.zeros((12, 4, 4, 3)), None, {"a": rdm}))
+    claim.say_silent([{"rule": "dfa", "tap": "conv0", **row}])
+    assert "it: 1 images leave conv0 of dfa silent" in capsys.readouterr().out

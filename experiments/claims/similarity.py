@@ -3,8 +3,9 @@
 For each tap of networks trained by each rule, of an untrained one and for pixels, with the
 recordings that --neural names: ridge and partial-least-squares predictivity of each neuron (five
 folds), debiased linear kernel alignment, the correlation of dissimilarities with each subject's;
-with noise ceilings where repeats or subjects tell them. No tap is chosen: verdicts are of the mean
-over taps.
+with noise ceilings where repeats or subjects give them. Neurons without responses that vary are
+left out and counted, and so are images that leave a tap silent, of the dissimilarities. No tap is
+chosen: verdicts are of the mean over taps.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from experiments.claims.study import Row, Study, Verdict, band, judge, judge_res
 from experiments.config import UserError
 from experiments.data.neural import Neural, load_neural
 from experiments.figures import COLOURS
+from experiments.files import expanded
 from experiments.loop import through_training
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256}
@@ -32,7 +34,8 @@ def compare(features: np.ndarray, recording: Neural) -> list[Row]:
     """Every measure that a recording allows."""
     rows: list[Row] = []
     if recording.responses is not None:
-        responses = np.nanmean(recording.responses, axis=0).astype(float)
+        answers = similarity.answering(recording.responses)
+        responses = similarity.mean_over_repeats(recording.responses[:, :, answers])
         ridge = similarity.ridge_predictivity(features, responses)
         pls = similarity.pls_predictivity(features, responses)
         rows = [
@@ -42,7 +45,8 @@ def compare(features: np.ndarray, recording: Neural) -> list[Row]:
         ]
     for name, rdms in recording.rdms.items():
         value = float(similarity.rdm_similarity(features, rdms).mean())
-        rows.append({"metric": f"rsa {name}", "value": value})
+        silent = similarity.silent_images(features)
+        rows.append({"metric": f"rsa {name}", "value": value, "silent_images": silent})
     return [{"recording": recording.name, **row} for row in rows]
 
 
@@ -76,8 +80,14 @@ def ceilings(recordings: list[Neural]) -> list[Row]:
     for recording in recordings:
         responses = recording.responses
         if responses is not None and len(responses) > 1:
-            value = float(np.median(similarity.split_half_ceiling(responses)))
-            rows.append({"recording": recording.name, "metric": "ridge", "value": value})
+            answers = similarity.answering(responses)
+            found = similarity.split_half_ceiling(responses[:, :, answers])
+            known = found[np.isfinite(found)]
+            if len(known):
+                left_out = responses.shape[2] - len(known)
+                rows.append({"recording": recording.name, "metric": "ridge",
+                             "value": float(np.median(known)),
+                             "neurons_left_out": left_out})  # fmt: skip
         for name, rdms in recording.rdms.items():
             low, _ = similarity.rdm_ceiling(rdms)
             if np.isfinite(low):
@@ -152,18 +162,53 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     return figure
 
 
+def check(recording: Neural) -> None:
+    """Refuses a recording that cannot be compared; prints how many of its neurons are left out.
+
+    Raises:
+        UserError: if it has too few images, or no neuron that answers.
+    """
+    count = len(recording.images)
+    if count < similarity.FOLDS:
+        raise UserError(
+            f"{recording.name} has {count} images; similarity takes at least {similarity.FOLDS}"
+        )
+    if recording.responses is None:
+        return
+    answers = similarity.answering(recording.responses)
+    if not answers.any():
+        raise UserError(f"{recording.name} has no neuron whose responses are known and vary")
+    if not answers.all():
+        print(
+            f"{recording.name}: {(~answers).sum()} of {len(answers)} neurons left out: they are "
+            "silent, alike for all images or not known for some",
+            flush=True,
+        )
+
+
+def say_silent(rows: list[Row]) -> None:
+    """Prints where images that leave a tap silent are left out of the dissimilarities."""
+    silent = {(row["recording"], row["rule"], row["tap"]): row["silent_images"]
+              for row in rows if row.get("silent_images")}  # fmt: skip
+    for (recording, rule, tap), count in silent.items():
+        print(f"{recording}: {count} images leave {tap} of {rule} silent: left out of its rsa")
+
+
 def main(study: Study) -> None:
     """Measures, judges and draws."""
     if not study.neural:
         raise UserError("similarity takes recordings: --neural PATH ...")
     side = study.data.train_inputs.shape[1]
-    recordings = [load_neural(path.expanduser(), side) for path in study.neural]
+    recordings = [load_neural(expanded(path), side) for path in study.neural]
+    for recording in recordings:
+        check(recording)
     rows = study.part("pixels", partial(pixels, recordings))
     rows += study.part("ceilings", partial(ceilings, recordings))
     for seed in study.seeds:
         for rule in (*RULES, UNTRAINED):
             name = f"{rule}-seed{seed}"
             rows += study.part(name, partial(one_network, study, recordings, rule, seed))
+    say_silent(rows)
     verdicts = judged(study, rows)
     table = [{k: v for k, v in row.items() if k != "neurons"} for row in rows]
     study.finish("similarity", table, verdicts, draw(study, rows))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -157,40 +158,36 @@ def in_order(images: Sequence[str], told: str) -> list[str]:
     Raises:
         UserError: if the order of the names and that of the numbers in them disagree.
     """
-    stems = {image: PurePosixPath(image).with_suffix("").as_posix() for image in images}
-    parts = {image: re.split("([0-9]+)", stem) for image, stem in stems.items()}
-    numbers = {image: [int(part) for part in parts[image][1::2]] for image in images}
-    unnumbered = {tuple(parts[image][::2]) for image in images}
-    varying = [len(set(column)) > 1 for column in zip(*numbers.values(), strict=False)]
-    signed = any(PurePosixPath(stem).name.startswith("-") for stem in stems.values())
-    if len(unnumbered) == 1 and sum(varying) == 1 and not signed:
-        ordered = sorted(images, key=lambda image: numbers[image])
-        if len({numbers[image][varying.index(True)] for image in images}) == len(images):
-            return ordered
+    shared = posixpath.commonpath([posixpath.dirname(image) for image in images])
+    inside = [posixpath.relpath(image, shared or ".") for image in images]
+    stems = [PurePosixPath(name).with_suffix("").as_posix() for name in inside]
     natural = [
-        [int(part) if place % 2 else part for place, part in enumerate(parts[image])]
-        for image in images
+        tuple(int(p) if p.isascii() and p.isdecimal() else p for p in re.split("([0-9]+)", stem))
+        for stem in stems
     ]
-    orders = [list(stems.values()), [stem.casefold() for stem in stems.values()], list(images)]
-    by_key = [
+    # Of the alphabet, with capitals apart or not, and with suffixes or not.
+    alphabets = [stems, [stem.casefold() for stem in stems], inside]
+    orders = [
         [image for _, image in sorted(zip(keys, images, strict=True))]
-        for keys in (natural, *orders)
+        for keys in (natural, *alphabets)
     ]
-    distinct = len(set(stems.values())) == len(images)
-    if signed or not distinct or any(order != by_key[0] for order in by_key):
+    by_number = _differ_by_one_number(natural)
+    signed = any(re.search(r"(^|/)-[0-9]|[0-9]\.[0-9]", stem) for stem in stems)
+    alike = len(set(natural)) < len(images)
+    disagree = not by_number and any(order != orders[0] for order in orders)
+    if len(images) > 1 and (signed or alike or disagree):
+        names = ", ".join(PurePosixPath(image).name for image in orders[1][:3])
         raise UserError(
-            f"neural is {told}, whose images have names in no one order, as "
-            f"{_doubtful(by_key)}; it takes stimuli.csv with the column filename, in the order of "
-            "the responses"
+            f"neural is {told}, whose images ({names}, ...) have names in no one order: that of "
+            "the alphabet and that of the numbers in them may differ; it takes stimuli.csv with a "
+            "column filename, in the order of the responses"
         )
-    return by_key[0]
+    return orders[0]
 
 
-def _doubtful(orders: Sequence[Sequence[str]]) -> str:
-    """Two names whose order is in doubt."""
-    for first in orders:
-        for other in orders:
-            for left, right in zip(first, other, strict=True):
-                if left != right:
-                    return f"{left!r} and {right!r}"
-    return f"{orders[0][0]!r} and {orders[0][1]!r}"
+def _differ_by_one_number(natural: Sequence[tuple[str | int, ...]]) -> bool:
+    """Whether names, split at their numbers, are alike but for one of these."""
+    if len({tuple(type(part) for part in name) for name in natural}) > 1:
+        return False
+    varying = [column for column in zip(*natural, strict=True) if len(set(column)) > 1]
+    return len(varying) == 1 and isinstance(varying[0][0], int)
