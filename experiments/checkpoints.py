@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from experiments.config import UserError
-from experiments.files import write_whole
+from experiments.files import read_object, write_whole
 
 KEPT = 2
 MANIFESTS = "manifests"
@@ -105,7 +105,10 @@ class Checkpoints:
         manifest = self._manifests / f"{step}.json"
         if not manifest.exists():
             return "it has no manifest: its writing was interrupted"
-        listed = json.loads(manifest.read_text())
+        try:
+            listed = read_object(manifest)
+        except UserError:
+            return "its manifest is damaged"
         found = _digests(self._directory / str(step))
         wrong = sorted(name for name in listed | found if listed.get(name) != found.get(name))
         return f"{wrong[0]} is not as it was written" if wrong else None

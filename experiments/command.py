@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import io
+import itertools
 import json
+import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +19,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.config import Stopped, UserError, config_names, load_config
-from experiments.files import write_whole
+from experiments.config import Stopped, UserError, config_names, in_one_line, load_config
+from experiments.files import expanded, write_whole
 from experiments.memory import keep_memory
 
 Options = TypeVar("Options")
@@ -38,10 +43,10 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
         raise UserError(f"name a config: python -m {command} CONFIG; there are {', '.join(names)}")
     name = named[0] if named else names[0]
     defaults: Any = options(config=load_config(name))
-    parsed, unknown = tyro.cli(
+    parsed, unknown = take(
         options,
+        arguments[len(named) :],
         default=defaults,
-        args=list(arguments[len(named) :]),
         prog=f"python -m {command} {name if named else 'CONFIG'}",
         description=f"CONFIG is one of {', '.join(names)}. The defaults shown are those of {name}.",
         return_unknown_args=True,
@@ -51,19 +56,57 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
     return parsed
 
 
+def take(options: Callable[..., Options], arguments: Sequence[str], **settings: Any) -> Any:
+    """Parses a command line by `tyro.cli`, with its errors in one line.
+
+    Args:
+        options: dataclass of the options.
+        arguments: the command line.
+        **settings: as `tyro.cli` takes them.
+
+    Returns:
+        What `tyro.cli` returns.
+
+    Raises:
+        UserError: if an option is unknown, missing or takes another value.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(options, args=list(arguments), **settings)
+    except SystemExit as stopped:
+        if not stopped.code:  # --help
+            raise
+        # A box: the message, a rule, and what else may help.
+        lines = [line.strip("│ ") for line in told.getvalue().splitlines() if line[:1] not in "╭╰"]
+        message = itertools.takewhile(lambda line: not line.startswith("──"), lines)
+        raise UserError(" ".join(message)) from None
+
+
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Runs a command line; a mistake in it ends with a status of 1 and one line."""
     keep_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A file's name may not be UTF-8.
+            stream.reconfigure(errors="backslashreplace")
     try:
         command(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {in_one_line(error)}")
+    except MemoryError as error:
+        sys.exit(f"error: there is not enough memory: {in_one_line(error)}")
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was saved since the last checkpoint", file=sys.stderr)
+        sys.exit(130)
     except Stopped as stopped:
         print(f"{stopped}; go on with the same command, --resume and --out", flush=True)
 
 
-def open_directory(out: Path | None, name: str, *, occupied: bool = False) -> Path:
-    """Makes an output directory; without one given, a new one below ``runs/``.
+@contextlib.contextmanager
+def output_directory(out: Path | None, name: str, *, occupied: bool = False) -> Iterator[Path]:
+    """Makes an output directory; without one given, a new one of its own below ``runs/``.
+
+    A mistake that is found before anything was measured leaves none.
 
     Args:
         out: the directory.
@@ -73,17 +116,50 @@ def open_directory(out: Path | None, name: str, *, occupied: bool = False) -> Pa
     Raises:
         UserError: if it is not empty or cannot be written.
     """
-    out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out is None:
+        wanted = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    else:
+        wanted = expanded(out)
+    made = [place for place in wanted.parents if not place.exists()]
+    made = made if out is not None and wanted.exists() else [wanted, *made]
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            out = made[0] = _new_directory(wanted)
+        else:
+            out = wanted
+            out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not occupied:
             raise UserError(f"out is {out}, which is not empty; it takes a new or empty directory")
-        probe = out / "probe"
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise UserError(f"out is {out}, which cannot be written: {error.strerror}") from error
-    return out
+        raise UserError(f"out is {wanted}, which cannot be written: {error.strerror}") from error
+    try:
+        yield out
+    except Exception:
+        if not occupied:
+            _remove_empty(out, made)
+        raise
+
+
+def _new_directory(wanted: Path) -> Path:
+    """Makes a directory that no other run has, as one that begins in the same second."""
+    for number in itertools.count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError
+
+
+def _remove_empty(out: Path, made: list[Path]) -> None:
+    """Removes the directories made for a run, if it has left nothing but configurations."""
+    if any(path.is_file() and path.name != "config.json" for path in out.rglob("*")):
+        return
+    for path in out.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in made:
+        with contextlib.suppress(OSError):  # Another run may have written there since.
+            path.rmdir()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,8 +168,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``, where a run left one."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Reads ``metrics.jsonl``, where a run left one.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
@@ -117,6 +202,10 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
         if processes is not None or process is not None:
             raise UserError("processes and process take a coordinator: --coordinator HOST:PORT")
         return
+    if coordinator != "auto" and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+        raise UserError(f"coordinator is {coordinator!r}; it takes HOST:PORT, or 'auto'")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise UserError(f"process is {process}; of {processes} processes it takes 0 to one less")
     try:
         if coordinator == "auto":
             jax.distributed.initialize()

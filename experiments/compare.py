@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import figures
-from experiments.command import Reporter, open_directory, parse, run_command, write_json
-from experiments.config import Config, UserError
+from experiments.command import Reporter, output_directory, parse, run_command, write_json
+from experiments.config import Config, UserError, seeds_of
 from experiments.cost import step_costs
-from experiments.data import load
+from experiments.data import Dataset, load
 from experiments.files import write_table
 from experiments.methods import check_method
 from experiments.train import is_same_run, run_or_read
-from experiments.trainer import make_trainer
+from experiments.trainer import Trainer, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,40 +41,48 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and runs it."""
     options = parse("experiments.compare", Options, arguments)
-    if options.seeds < 1:
-        raise UserError(f"seeds is {options.seeds}; it takes at least 1")
     names = list(dict.fromkeys(check_method(name) for name in options.estimators))
+    if not names:
+        raise UserError("estimators is empty; it takes one method at least")
     options.config.check()
+    seeds = seeds_of(options.config, options.seeds)
     configs = {name: dataclasses.replace(options.config, estimator=name) for name in names}
     if options.resume and options.out is None:
         raise UserError("resume takes the comparison's directory: --out DIR")
     going = options.resume and is_same_run(options.out, options.config)
     data = load(options.config)
-    directory = open_directory(options.out, f"compare-{options.config.data}", occupied=going)
-    write_json(
-        directory / "config.json",
-        {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
-    )
-    config = options.config
+    trainers = {name: make_trainer(method, data) for name, method in configs.items()}
+    name = f"compare-{options.config.data}"
+    with output_directory(options.out, name, occupied=going) as directory:
+        write_json(
+            directory / "config.json",
+            {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
+        )
+        _compare(directory, options.config, trainers, seeds, data)
+
+
+def _compare(
+    directory: Path, config: Config, trainers: dict[str, Trainer], seeds: range, data: Dataset
+) -> None:
+    """Trains every method from every seed, and draws and prints what came of it."""
     console = Console()
     if not console.is_terminal:
         console.width = 120
     reporter = Reporter(console)
-    trainers = {name: make_trainer(method, data) for name, method in configs.items()}
-    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in names}
-    for seed in range(config.seed, config.seed + options.seeds):
-        for name in names:
-            run = dataclasses.replace(configs[name], seed=seed)
+    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in trainers}
+    runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in trainers}
+    for seed in seeds:
+        for name, trainer in trainers.items():
+            run = dataclasses.replace(config, estimator=name, seed=seed)
             inside = directory / f"{name}-seed{seed}"
-            summary, records = run_or_read(inside, trainers[name], run, data, reporter)
+            summary, records = run_or_read(inside, trainer, run, data, reporter)
             summaries[name].append(summary)
             runs[name].append(records)
     print("measuring the cost of a step, all methods in turn", flush=True)
     costs = step_costs(trainers, config, data)
-    rows = [_row(name, summaries[name], runs[name], costs[name]) for name in names]
+    rows = [_row(name, summaries[name], runs[name], costs[name]) for name in trainers]
     write_table(directory / "comparison.csv", rows, ".4f")
-    figures.draw_all(directory, runs, {name: costs[name] for name in names})
+    figures.draw_all(directory, runs, {name: costs[name] for name in trainers})
     figures.draw_overview(directory / "comparison.png", runs, costs, chance=data.chance)
     console.print(_table(rows))
     print(f"figure: {directory / 'comparison.png'}")

@@ -10,6 +10,8 @@ from experiments import configs
 DATA_DIR = "~/tensorflow_datasets"
 JACOBIANS = ("oracle_subspace", "exact_feedback", "exact_feedback_manifold")
 """Methods that are told the exact Jacobian."""
+LAST_SEED = 2**31 - 4
+"""A task's trials are drawn by a 32-bit number of up to 3 above the seed."""
 TaskName = Literal["flip_flop", "context", "match", "evidence", "reach"]
 
 
@@ -158,17 +160,26 @@ class Config:
         Raises:
             UserError: naming the field, what it got and what it takes.
         """
-        counts = ("steps", "batch", "rank", "probes", "patch", "time_steps", "update_every",
-                  "basis_batch", "basis_update_every", "log_every", "alignment_batch",
-                  "checkpoint_every")  # fmt: skip
         mirrors = self.estimator in ("mirror", "mirror_manifold")
+        counts = ("steps", "batch", "rank", "probes", "patch", "dense", "time_steps",
+                  "update_every", "basis_batch", "basis_update_every", "log_every",
+                  "alignment_batch", "checkpoint_every")  # fmt: skip
         for field in counts:
             if getattr(self, field) == "auto":
                 continue
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; it takes at least 1")
-        if not 0 < self.learning_rate < float("inf"):
-            raise UserError(f"learning_rate is {self.learning_rate}; it takes a positive number")
+        if not 0 <= self.seed <= LAST_SEED:
+            raise UserError(f"seed is {self.seed}; it takes 0 to {LAST_SEED}")
+        for field in ("learning_rate", "sigma"):
+            if not 0 < getattr(self, field) < float("inf"):
+                raise UserError(f"{field} is {getattr(self, field)}; it takes a positive number")
+        if not 0 <= self.feedback_decay < 1:
+            raise UserError(
+                f"feedback_decay is {self.feedback_decay}; it takes a number from 0 to below 1"
+            )
+        if not 0 <= self.basis_decay <= 1:
+            raise UserError(f"basis_decay is {self.basis_decay}; it takes a number from 0 to 1")
         if self.explained_variance is not None and not 0 < self.explained_variance <= 1:
             raise UserError(
                 f"explained_variance is {self.explained_variance}; it takes a number above 0, up "
@@ -176,6 +187,13 @@ class Config:
             )
         if self.devices < 0:
             raise UserError(f"devices is {self.devices}; it takes 0 (all) or more")
+        for field in ("features", "strides"):
+            if any(value < 1 for value in getattr(self, field)):
+                raise UserError(
+                    f"{field} is {getattr(self, field)}; it takes numbers of at least 1"
+                )
+        if self.image_size is not None and self.image_size < 1:
+            raise UserError(f"image_size is {self.image_size}; it takes at least 1, or nothing")
         large = self.model in ("alexnet", "resnet18", "resnet50")
         if large == bool(self.features):
             takes = "none" if large else "the width of each layer"
@@ -197,6 +215,8 @@ class Config:
             raise UserError(f"noise is {self.noise}; it takes 0 or a positive finite number")
         if self.noise and not (self.model == "leaky" and self.data in tasks):
             raise UserError(f"noise is {self.noise}; {self.model} on {self.data} takes 0")
+        if not abs(self.rotation) < float("inf"):
+            raise UserError(f"rotation is {self.rotation}; it takes a finite number of degrees")
         if self.rotation and self.data != "reach":
             raise UserError(f"rotation is {self.rotation}; {self.data} takes 0")
         if self.data in tasks and self.time_steps < 10:
@@ -217,10 +237,28 @@ class Config:
             )
         if self.model == "conv" and len(self.strides) != len(self.features):
             raise UserError(f"strides is {self.strides}; it takes one for each of {self.features}")
-        if self.model in ("vit", "transformer") and len(set(self.features)) != 1:
+        if self.model == "conv" and any(channels % 8 for channels in self.features):
+            raise UserError(f"features is {self.features}; conv takes multiples of 8")
+        if self.model in ("vit", "transformer") and (
+            len(set(self.features)) != 1 or self.features[0] % 4
+        ):
             raise UserError(
-                f"features is {self.features}; {self.model} takes one width for all blocks"
+                f"features is {self.features}; {self.model} takes one multiple of 4 for all blocks"
             )
+
+
+def seeds_of(config: Config, seeds: int) -> range:
+    """Returns a number of seeds, from the configuration's on.
+
+    Raises:
+        UserError: if there are none, or the last one is too large.
+    """
+    if not 1 <= seeds <= LAST_SEED - config.seed + 1:
+        raise UserError(
+            f"seeds is {seeds}; it takes at least 1, and with the first, {config.seed}, none above "
+            f"{LAST_SEED}"
+        )
+    return range(config.seed, config.seed + seeds)
 
 
 def config_names() -> list[str]:

@@ -23,8 +23,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.command import open_directory, parse, run_command, write_json
-from experiments.config import Config
+from experiments.command import output_directory, parse, run_command, write_json
+from experiments.config import Config, UserError, seeds_of
 from experiments.data import InMemory, batches, load_in_memory
 from experiments.files import write_table
 from experiments.loop import through_training
@@ -62,26 +62,48 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the command line, measures, and writes crossover.csv and two figures."""
     options = parse("experiments.crossover", Options, arguments)
     options.config.check()
+    for field in ("repeats", "examples"):
+        if getattr(options, field) < 1:
+            raise UserError(f"{field} is {getattr(options, field)}; it takes at least 1")
+    for field in ("widths", "ranks", "num"):
+        values = getattr(options, field)
+        if not values or not all(0 < value < float("inf") for value in values):
+            raise UserError(f"{field} is {values}; it takes positive numbers")
     config = dataclasses.replace(options.config, estimator="backprop")
     if "--steps" not in arguments:
         config = dataclasses.replace(config, steps=300)
+    wide = {width: _widened(config, width) for width in options.widths}
+    for each in wide.values():
+        each.check()
+    seeds = seeds_of(config, options.seeds)
     data = load_in_memory(config)
-    directory = open_directory(options.out, f"crossover-{config.data}")
-    write_json(
-        directory / "config.json",
-        {**dataclasses.asdict(dataclasses.replace(options, config=config)), "out": str(directory)},
+    with output_directory(options.out, f"crossover-{config.data}") as directory:
+        written = dataclasses.asdict(dataclasses.replace(options, config=config))
+        write_json(directory / "config.json", {**written, "out": str(directory)})
+        rows = []
+        for width in options.widths:
+            for seed in seeds:
+                own = dataclasses.replace(wide[width], seed=seed)
+                rows += [
+                    {"width": width, "seed": seed, **row} for row in measure(own, data, options)
+                ]
+                print(f"width {width}, seed {seed}: measured", flush=True)
+        if not rows:
+            raise UserError(f"ranks is {options.ranks}; every tap has fewer units than each")
+        _finish(directory, rows)
+
+
+def _widened(config: Config, width: float) -> Config:
+    """The network of `width` times the hidden units or channels."""
+    return dataclasses.replace(
+        config,
+        features=tuple(max(8, int(width * f)) for f in config.features),
+        dense=max(1, int(width * config.dense)),
     )
-    rows = []
-    for width in options.widths:
-        for seed in range(config.seed, config.seed + options.seeds):
-            wide = dataclasses.replace(
-                config,
-                features=tuple(max(8, int(width * f)) for f in config.features),
-                dense=int(width * config.dense),
-                seed=seed,
-            )
-            rows += [{"width": width, "seed": seed, **row} for row in measure(wide, data, options)]
-            print(f"width {width}, seed {seed}: measured", flush=True)
+
+
+def _finish(directory: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the table and the figures, and prints how often the law is right."""
     write_table(directory / "crossover.csv", rows)
     _draw_law(directory / "crossover.png", rows)
     _draw_map(directory / "map.png", rows)

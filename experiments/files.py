@@ -1,15 +1,33 @@
 """Files that are written whole or not at all, and tables."""
 
 import csv
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.config import UserError
+
 
 def expanded(path: str | Path) -> Path:
     """Returns a path with its ``~`` replaced; one of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds one object.
+
+    Raises:
+        UserError: if it cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; it takes one object")
+    return value
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import Config, Diverged, Stopped
 from experiments.data import Dataset
 from experiments.position import begin, last_position, position_of
-from experiments.trainer import Trainer, make_trainer
+from experiments.trainer import Trainer, make_trainer, refusals
 
 
 def through_training(config: Config, data: Dataset, stages: Collection[int]) -> Iterator[Any]:
@@ -35,12 +35,33 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
         if step < steps[-1]:
             batch = trainer.devices.place(config.batch, examples)
             now = jax.random.fold_in(key, step)
-            state, _ = trainer.step(state, now, batch, due=trainer.due(step))
+            with refusals(config):
+                state, _ = trainer.step(state, now, batch, due=trainer.due(step))
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that tells, at each step, whether SIGTERM has come to any process."""
+def asked_to_stop() -> Iterator[Callable[[int], bool]]:
+    """Gives a function of the step: whether SIGTERM, or SIGINT, has come to any process.
+
+    SIGINT (Ctrl-C) is taken as SIGTERM the first time; a second one ends the process at once.
+    """
+    before = signal.getsignal(signal.SIGINT)
+
+    def as_termination(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, as_termination)
+    try:
+        with _asked_to_terminate() as asked:
+            yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _asked_to_terminate() -> Iterator[Callable[[int], bool]]:
+    """The same of SIGTERM alone."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -80,7 +101,7 @@ def train(
 
     Raises:
         Diverged: if the loss is no longer finite; it names the step.
-        Stopped: on SIGTERM, after saving.
+        Stopped: on SIGTERM or SIGINT, after saving.
     """
     measure_key, step_key = jax.random.split(jax.random.key(config.seed))
     found = last_position(trainer, config, checkpoints) if checkpoints else None
@@ -96,7 +117,7 @@ def train(
     )
     step_times, record = [], {}
     interval_start, interval_first = time.perf_counter(), first
-    with _asked_to_stop() as asked:
+    with refusals(config), asked_to_stop() as asked:
         for step, examples in zip(steps, batches, strict=True):
             batch = devices.place(config.batch, examples)
             stop = asked(step)

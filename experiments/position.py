@@ -1,7 +1,6 @@
 """Where a run is, and the network that a run has left."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config, UserError
 from experiments.data import Dataset, load
+from experiments.files import read_object
 from experiments.trainer import Trainer, TrainState, make_trainer
 
 
@@ -79,13 +79,17 @@ def trained_network(directory: Path) -> tuple[Config, Dataset, Any]:
     """
     if not (directory / "config.json").exists():
         raise UserError(f"{directory} holds no run; make one with --out")
-    fields: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    fields = read_object(directory / "config.json")
     for name, value in fields.items():
         fields[name] = tuple(value) if isinstance(value, list) else value
     unknown = set(fields) - {field.name for field in dataclasses.fields(Config)}
     if unknown:
         raise UserError(f"{directory} holds {sorted(unknown)} beside a run; it takes one run's")
-    config = Config(**fields)
+    try:
+        config = Config(**fields)
+        config.check()
+    except TypeError as error:
+        raise UserError(f"{directory / 'config.json'} is no configuration: {error}") from error
     data = load(config)
     checkpoints = Checkpoints(directory / "checkpoints", print)
     try:

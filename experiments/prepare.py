@@ -12,10 +12,11 @@ from typing import Literal
 
 import tyro
 
-from experiments.command import run_command
+from experiments.command import run_command, take
 from experiments.config import DATA_DIR, UserError
 from experiments.data.archives import find, verify
 from experiments.data.catalogue import CATALOGUE
+from experiments.files import expanded
 from experiments.progress import shown
 
 
@@ -50,7 +51,7 @@ def prepare(options: Options) -> dict[str, int]:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    data_dir = options.data_dir.expanduser()
+    data_dir = expanded(options.data_dir)
     entry = CATALOGUE[options.name]
     paths = [find(archive, options.archive) for archive in entry.archives]
     kinds = {"cifar10": builders.Cifar10, "imagenet2012": builders.Imagenet2012}
@@ -73,15 +74,15 @@ def prepare(options: Options) -> dict[str, int]:
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and prepares the set."""
-    options = tyro.cli(
+    options = take(
         Options,
-        args=list(arguments),
+        arguments,
         prog="python -m experiments.prepare",
         description=__doc__,
     )
     splits = prepare(options)
     told = ", ".join(f"{count} {name} examples" for name, count in splits.items())
-    print(f"{options.name} is in {options.data_dir.expanduser()}: {told}")
+    print(f"{options.name} is in {expanded(options.data_dir)}: {told}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from experiments.command import run_command
+from experiments.command import run_command, take
 from experiments.config import UserError
 
 STYLE = """
@@ -91,9 +91,7 @@ def _section(directory: Path, config: dict[str, Any], verdicts: list[dict[str, A
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and writes the page."""
-    options = tyro.cli(
-        Options, args=list(arguments), prog="python -m experiments.report", description=__doc__
-    )
+    options = take(Options, arguments, prog="python -m experiments.report", description=__doc__)
     path = options.directory / "report.html"
     path.write_text(page(read_claims(options.directory)))
     print(f"report: {path}")

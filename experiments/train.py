@@ -16,7 +16,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.command import (
     Reporter,
     join_processes,
-    open_directory,
+    output_directory,
     parse,
     read_records,
     run_command,
@@ -25,6 +25,7 @@ from experiments.command import (
 )
 from experiments.config import Config, UserError
 from experiments.data import Dataset, load
+from experiments.files import read_object
 from experiments.loop import train
 from experiments.methods import check_method
 from experiments.trainer import Trainer, make_trainer
@@ -57,11 +58,11 @@ def run_or_read(
         The summary and the measurements.
 
     Raises:
-        Stopped: on SIGTERM, after saving.
+        Stopped: on SIGTERM or SIGINT, after saving.
     """
     complete = directory / "summary.json"
     if complete.exists():
-        return json.loads(complete.read_text()), read_records(directory / "metrics.jsonl")
+        return read_object(complete), read_records(directory / "metrics.jsonl")
     directory.mkdir(exist_ok=True)
     if jax.process_index() == 0:
         write_json(directory / "config.json", dataclasses.asdict(config))
@@ -112,7 +113,7 @@ def is_same_run(directory: Path | None, config: Config) -> bool:
         return False
     # What an older run does not name is as it is by default.
     by_default = {field.name: field.default for field in dataclasses.fields(Config)}
-    there = by_default | json.loads((directory / "config.json").read_text())
+    there = by_default | read_object(directory / "config.json")
     # Where a run goes on, and on how many devices, is free.
     free = ("data_dir", "checkpoint_every", "devices", "probe_devices", "divide_units")
     for field, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
@@ -134,12 +135,11 @@ def main(arguments: Sequence[str]) -> None:
     join_processes(options.coordinator, options.processes, options.process)
     going = options.resume and is_same_run(options.out, config)
     going = going or jax.process_index() > 0
-    # First: a mistake in the data leaves no directory.
     data = load(config)
-    name = f"{config.data}-{config.estimator}"
-    directory = open_directory(options.out, name, occupied=going)
     trainer = make_trainer(config, data)
-    summary, _ = run_or_read(directory, trainer, config, data, Reporter(Console()))
+    name = f"{config.data}-{config.estimator}"
+    with output_directory(options.out, name, occupied=going) as directory:
+        summary, _ = run_or_read(directory, trainer, config, data, Reporter(Console()))
     if jax.process_index() == 0:
         print(
             f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps, "

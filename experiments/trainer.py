@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.errors import FlaxError
 
-from experiments.config import Config
+from experiments.config import Config, UserError, in_one_line
 from experiments.data import Dataset
 from experiments.mesh import Devices, make_devices
 from experiments.methods import Setting, build_estimator, readout_of, with_mirrored_layers
@@ -91,8 +93,31 @@ def build_model(config: Config, outputs: int) -> nn.Module:
     return makers[config.model]()
 
 
+@contextmanager
+def refusals(config: Config) -> Iterator[None]:
+    """Makes a mistake of the user's of what the network or the method refuses.
+
+    Raises:
+        UserError: in one line, with the network, the data and the method.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, FlaxError) as error:
+        what = f"{config.model} on {config.data} by {config.estimator}"
+        raise UserError(f"{what} is refused: {in_one_line(error)}") from error
+
+
 def make_trainer(config: Config, data: Dataset) -> Trainer:
-    """Builds the run that a configuration describes, on a data set, for any seed."""
+    """Builds the run that a configuration describes, on a data set, for any seed.
+
+    Raises:
+        UserError: if the network or the method refuses a setting.
+    """
+    with refusals(config):
+        return _make_trainer(config, data)
+
+
+def _make_trainer(config: Config, data: Dataset) -> Trainer:
     devices = make_devices(config)
     model = build_model(config, data.outputs)
     apply_fn: Any = model.apply
@@ -104,6 +129,12 @@ def make_trainer(config: Config, data: Dataset) -> Trainer:
     template = jax.eval_shape(model.init, jax.random.key(0), sample)
     shapes = tap_shapes(apply_fn, template, sample)
     outputs = jax.eval_shape(lambda p, x: output_rows(model.apply(p, x)), template, sample)
+    for name, shape in shapes.items():
+        if config.probe_rows is not None and config.probe_rows > shape.rows:
+            raise UserError(
+                f"probe_rows is {config.probe_rows}; it takes at most {shape.rows}, the rows of a "
+                f"batch at tap {name!r}"
+            )
     report = _report(config, model, data)
 
     def setting(config: Config) -> Setting:

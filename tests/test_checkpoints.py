@@ -14,6 +14,7 @@ from experiments import compare, train
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config, Stopped, UserError
 from experiments.data import load
+from experiments.loop import asked_to_stop
 from experiments.loop import train as run_loop
 from experiments.position import last_position
 from experiments.trainer import make_trainer
@@ -76,6 +77,19 @@ def test_a_stopped_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, ca
     jax.tree.map(np.testing.assert_array_equal, last_network(straight), last_network(stopped))
     times = [record["seconds"] for record in records(stopped)]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_ctrl_c_asks_to_stop_as_sigterm_does(number):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with asked_to_stop() as asked:
+        assert not asked(0)
+        signal.raise_signal(number)
+        assert asked(1)
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_resume_keeps_to_the_run_it_finds(tmp_path, capsys):
