@@ -62,13 +62,10 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the command line, measures, and writes crossover.csv and two figures."""
     options = parse("experiments.crossover", Options, arguments)
     options.config.check()
-    for field in ("repeats", "examples"):
-        if getattr(options, field) < 1:
-            raise UserError(f"{field} is {getattr(options, field)}; it takes at least 1")
-    for field in ("widths", "ranks", "num"):
-        values = getattr(options, field)
-        if not values or not all(0 < value < float("inf") for value in values):
-            raise UserError(f"{field} is {values}; it takes positive numbers")
+    for field in ("repeats", "examples", "widths", "ranks", "num"):
+        values = np.atleast_1d(getattr(options, field))
+        if not (values.size and (values > 0).all() and np.isfinite(values).all()):
+            raise UserError(f"{field} is {getattr(options, field)}; it takes positive numbers")
     config = dataclasses.replace(options.config, estimator="backprop")
     if "--steps" not in arguments:
         config = dataclasses.replace(config, steps=300)
