@@ -113,7 +113,10 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
         (["photos", "--strides", "2"], "strides is"),
         (["digits", "--variant", "hard"], "variant is 'hard' with data 'digits'"),
         (["characters", "--model", "mlp"], "model is 'mlp'; characters takes 'transformer'"),
-        (["characters", "--features", "8", "4"], "transformer takes one multiple of 4 for all blocks"),
+        (
+            ["characters", "--features", "8", "4"],
+            "transformer takes one multiple of 4 for all blocks",
+        ),
         (["characters", "--estimator", "exact_feedback"], "has one for each pair of time steps"),
         (["digits", "--model", "transformer"], "digits takes a network of other inputs"),
         (["digits", "--batch", "5000"], "batch is 5000; the training set takes at most"),
