@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from nmnc_jax.checks import check_losses, named_leaves
 from nmnc_jax.layout import TapShape, at_least_float32, examples_of, trace_nodes, unflatten
-from nmnc_jax.readouts import READOUTS, Credit, Reading
+from nmnc_jax.readouts import READOUTS, Reading, Readout
 from nmnc_jax.schedule import all_finite
 from nmnc_jax.subspace import lift
 from nmnc_jax.taps import NONE, Model, Tap, no_tap
@@ -130,24 +130,46 @@ def floating(gradients: Params, params: Params) -> Params:
     return jax.tree.map(one, gradients, params)
 
 
-def gradients_and_credit(
+def pass_for(
+    readout: Readout,
+    reading: Reading,
     model: Model,
     params: Params,
     inputs: Inputs,
-    *,
-    clean: LocalPass,
-    reading: Reading,
-    credit: Credit,
+    known: Mapping[str, Any] = NONE,
+) -> LocalPass:
+    """The clean pass, through whose pullback a readout's credit becomes gradients.
+
+    Args:
+        readout: whose credit it is.
+        reading: of the step.
+        model: the model.
+        params: its parameters.
+        inputs: its inputs.
+        known: node to what arrives there, from a pass with other feedback.
+    """
+    if readout.chained is None:
+        return local_pass(model, params, inputs)
+    shapes = trace_nodes(model, params, inputs).taps | reading.nodes.taps
+    return local_pass(model, params, inputs, readout.chained(reading, known), shapes)
+
+
+def gradients_and_credit(
+    clean: LocalPass, reading: Reading, coordinates: Mapping[str, Array] | None
 ) -> tuple[Params, Activations]:
-    """Turns a readout's credit into parameter gradients and credit at each tap, by one VJP."""
-    if credit.chained is not None:
-        shapes = trace_nodes(model, params, inputs).taps | reading.nodes.taps
-        chained = local_pass(model, params, inputs, credit.chained, shapes)
-        nothing = jax.tree.map(jnp.zeros_like, chained.activations)
-        return chained.pullback(reading.error, nothing)
+    """Turns a readout's credit into parameter gradients and credit at each tap, by one VJP.
+
+    Args:
+        clean: of `pass_for`.
+        reading: of the step.
+        coordinates: tap name to credit, [B T, d]; None where it flows back by itself.
+    """
+    if coordinates is None:
+        nothing = jax.tree.map(jnp.zeros_like, clean.activations)
+        return clean.pullback(reading.error, nothing)
     at_taps = {}
     for name, shape in reading.nodes.taps.items():
-        rows = lift(reading.bases[name], credit.coordinates[name])
+        rows = lift(reading.bases[name], coordinates[name])
         at_taps[name] = unflatten(shape, rows).astype(shape.dtype)
     return clean.pullback(reading.error, at_taps)[0], at_taps
 
@@ -302,8 +324,6 @@ def credit_from_state(
         losses=lambda outputs: losses_of(loss_fn, outputs, targets),
         error=error,
     )
-    credit = readout.credit(reading, None)
-    clean = local_pass(model, params, inputs)
-    return gradients_and_credit(model, params, inputs, clean=clean, reading=reading, credit=credit)[
-        1
-    ]
+    clean = pass_for(readout, reading, model, params, inputs)
+    coordinates = readout.credit(reading, None) if readout.credit else None
+    return gradients_and_credit(clean, reading, coordinates)[1]

@@ -19,9 +19,9 @@ from nmnc_jax.credit import (
     check_first_losses,
     gradients_and_credit,
     info_from,
-    local_pass,
     losses_and_error,
     losses_of,
+    pass_for,
 )
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.layout import Layout, Nodes, matrices, read_weights_and_input, trace_nodes
@@ -47,7 +47,7 @@ from nmnc_jax.state import (
     move_subspaces,
 )
 from nmnc_jax.subspace import Subspace
-from nmnc_jax.taps import Model, Tap
+from nmnc_jax.taps import OUTPUTS, Model, Tap
 from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
 
 
@@ -216,11 +216,10 @@ def noise_correlation(
         if probe.rows is not None:
             check_rows(probe.rows, kwargs, nodes)
         chosen = READOUTS[state.layout.readout]
-        clean = local_pass(model, params, inputs)
-        losses, error = losses_and_error(loss_fn, clean.outputs, targets)
-        rows = matrices(nodes.taps, clean.activations | clean.read)
 
-        def read(state: NoiseCorrelationState, nodes: Nodes, targets: Any) -> Reading:
+        def read(
+            state: NoiseCorrelationState, nodes: Nodes, targets: Any, error: Any = None
+        ) -> Reading:
             return Reading(
                 layout=state.layout,
                 nodes=nodes,
@@ -230,6 +229,10 @@ def noise_correlation(
                 losses=lambda outputs: losses_of(loss_fn, outputs, targets),
                 error=error,
             )
+
+        clean = pass_for(chosen, read(state, nodes, targets), model, params, inputs)
+        losses, error = losses_and_error(loss_fn, clean.outputs, targets)
+        rows = matrices(nodes.taps, clean.activations | clean.read)
 
         def move(state: NoiseCorrelationState) -> NoiseCorrelationState:
             return move_subspaces(subspace, state, rows)
@@ -243,7 +246,7 @@ def noise_correlation(
             some = nodes
             if probe.rows is not None:
                 some = chosen.places(trace_nodes(model, params, some_inputs), list(nodes.taps))
-            reading = read(state, some, some_targets)
+            reading = read(state, some, some_targets, error)
 
             def forward(tap: Tap) -> Any:
                 return model(params, some_inputs, tap)
@@ -311,21 +314,20 @@ def noise_correlation(
             # The feedback predicts as it was before this step's probes: else it would be biased.
             moved = when(move_due, move, state)
             found = measure(key, moved)
-            reading = read(moved, nodes, targets)
+            reading = read(moved, nodes, targets, error)
             new = learn(moved, found) if learned else moved
             state, finite = keep(new, state, found)
         else:
             memory = state, usable, key
             state, finite, _ = when(either(move_due, probe_due), change, memory)
-            reading = read(state, nodes, targets)
-        gradients, credit = gradients_and_credit(
-            model,
-            params,
-            inputs,
-            clean=clean,
-            reading=reading,
-            credit=chosen.credit(reading, found),
-        )
+            reading = read(state, nodes, targets, error)
+        coordinates, last = None, clean
+        if chosen.credit is not None:
+            coordinates = chosen.credit(reading, found)
+        elif either(move_due, probe_due) is not False:
+            known = {node: value for node, value in clean.arrived.items() if node != OUTPUTS}
+            last = pass_for(chosen, reading, model, params, inputs, known)
+        gradients, credit = gradients_and_credit(last, reading, coordinates)
         info = info_from(losses, clean.outputs, credit, gradients, aux=clean.aux, finite=finite)
         # Not by the gradients: those of frozen parameters are then dead code.
         return gradients, state._replace(step=state.step + finite.astype(jnp.int32)), info

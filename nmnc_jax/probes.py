@@ -28,7 +28,8 @@ class Probe:
     Attributes:
         num: probes K per example and tap. For the readout `mirror` also a dict by the name of a
             linear stage, with 1 for those that it does not name, or "auto": as many as bring the
-            variance of a stage's estimate down to a quarter of its square, at most 64.
+            variance of a stage's estimate down to a quarter of its square, as long as they cost at
+            most half of one probe of all stages.
         kind: distribution of the coordinates, each of unit variance. "orthogonal" draws Haar frames
             scaled by sqrt(d) over all the probes that are averaged together (K x B for the `output`
             readout, K for `loss`); beyond d of them a new frame begins. Where a frame spans
@@ -153,8 +154,8 @@ def relative_variance(
     return own + (sources - 1) * d / count
 
 
-MOST, VARIANCE = 64, 0.25
-"""Most probes per example that "auto" takes, and the relative variance that it aims at."""
+VARIANCE, COST = 0.25, 0.5
+"""The relative variance that "auto" aims at, and what one stage may cost of a pass of all."""
 
 
 def resolved(probe: Probe, layout: Layout, shapes: Mapping[str, TapShape]) -> Probe:
@@ -168,11 +169,14 @@ def resolved(probe: Probe, layout: Layout, shapes: Mapping[str, TapShape]) -> Pr
     if probe.num != "auto":
         return probe
 
-    def enough(tap: TapLayout) -> int:
-        return math.ceil(tap.directions / (VARIANCE * shapes[tap.name].rows * tap.shared))
+    behind = {tap.name: shapes[tap.name].rows * tap.shared for tap in layout.taps}
+    cost = {tap.name: tap.size * behind[tap.name] for tap in layout.taps}
 
-    num = {tap.name: min(max(enough(tap), 1), MOST) for tap in layout.taps}
-    return dataclasses.replace(probe, num=num)
+    def enough(tap: TapLayout) -> int:
+        wanted = math.ceil(tap.directions / (VARIANCE * behind[tap.name]))
+        return max(min(wanted, int(COST * sum(cost.values()) / cost[tap.name])), 1)
+
+    return dataclasses.replace(probe, num={tap.name: enough(tap) for tap in layout.taps})
 
 
 def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, pooled: bool) -> Any:

@@ -241,8 +241,8 @@ class Tap(_Forms):
         cut: whether gradients stop at each tap (after it is recorded).
         replay: node to the value that stands in for what arrives there, so that nothing before it
             has to be computed.
-        pinned: tap name to the value that the activation is known to have; its derivative stays
-            that of the activation.
+        pinned: tap or mark to the value that is known to be there; its derivative stays that of
+            what arrives.
         stages: node to the taps that feed it, each with a stage whose derivative is added to that
             of the value that arrives at the node; the value stays.
         reader: runs each linear stage that is marked with its function and weights.
@@ -334,8 +334,7 @@ class Tap(_Forms):
                     f"it takes the activation's shape {activation.shape}"
                 )
             activation = activation + noise.astype(activation.dtype)
-        if name in self.pinned:
-            activation = with_derivative_of(activation, self.pinned[name])
+        activation = self._known(name, activation)
         self.activations[name] = activation
         return lax.stop_gradient(activation) if self.cut else activation
 
@@ -387,7 +386,7 @@ class Tap(_Forms):
         label = self._label("linear", self._marks) if name is None else name
         self._check_trace("tap.linear" if name is None else f"tap.linear of {name!r}")
         if activation is None:
-            return self._arrive(label, stage, self._scope)
+            return self._known(label, self._arrive(label, stage, self._scope))
         if not callable(stage):
             raise ValueError(
                 f"tap.linear got a {type(stage).__name__} with weights; it takes "
@@ -398,7 +397,7 @@ class Tap(_Forms):
         apply: Any = stage
         called = LinearStage(label, apply, weights, activation, self.noise.get(label))
         value, self.read[label] = self.reader(called, self.given.get(label))
-        return self._arrive(label, value, self._scope)
+        return self._known(label, self._arrive(label, value, self._scope))
 
     def finish(self, outputs: Any) -> Any:
         """Passes what the model returns; called by the library after the forward function."""
@@ -718,6 +717,11 @@ class Tap(_Forms):
                 added,
             )
         return value
+
+    def _known(self, node: str, value: Any) -> Any:
+        if node not in self.pinned:
+            return value
+        return jax.tree.map(with_derivative_of, value, self.pinned[node])
 
     def _activation(self, name: str) -> Array:
         for known in (self.activations, self._seen):

@@ -1,10 +1,10 @@
 """What noise is correlated with: one value each, and the table of their names."""
 
 from nmnc_jax.readouts import loss, mirror, next, output
-from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.readouts.readout import Found, Reading, Readout
 
 READOUTS: dict[str, Readout] = {
     module.readout.name: module.readout for module in (output, loss, next, mirror)
 }
 
-__all__ = ["READOUTS", "Credit", "Found", "Reading", "Readout"]
+__all__ = ["READOUTS", "Found", "Reading", "Readout"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from nmnc_jax.readouts import output
 from nmnc_jax.readouts.lags import still_to_come
-from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.readouts.readout import Found, Reading, Readout
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Array
 
@@ -42,7 +42,7 @@ def correlate(reading: Reading, name: str, z: Array, dy: tuple[Array, Array | No
     return Found(learned, slope[:, None] * z)
 
 
-def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
+def credit(reading: Reading, found: dict[str, Found] | None) -> dict[str, Array]:
     """What the probes found, and what the feedback knew before."""
     assert found is not None
     known = output.known(reading)
@@ -50,7 +50,7 @@ def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
     for name, each in found.items():
         assert each.credit is not None
         coordinates[name] = each.credit + known[name] if name in known else each.credit
-    return Credit(coordinates)
+    return coordinates
 
 
 readout = Readout(

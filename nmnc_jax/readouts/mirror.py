@@ -6,7 +6,7 @@ probes as there are examples times positions that share them. The credit flows b
 own input VJP, with the mirror in the place of the weights; all else is differentiated exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax.core import Tracer
 from nmnc_jax.feedback import Feedback, FeedbackState
 from nmnc_jax.layout import Nodes, TapLayout, TapShape, at_least_float32
 from nmnc_jax.linear_stages import estimate_weights, positions_of
-from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.readouts.readout import Found, Reading, Readout
 from nmnc_jax.taps import LinearStage, Tap, read_input, with_derivative_of
 from nmnc_jax.types import Activations, Array, DType
 
@@ -98,12 +98,13 @@ def correlate(reading: Reading, name: str, z: Array, dy: Any) -> Found:
     return Found(dy, None)
 
 
-def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
+def chained(reading: Reading, known: Mapping[str, Any]) -> Callable[[Activations], Tap]:
     """Mirrors in the place of the weights, in the backward pass alone."""
-    del found
     mirrors = {name: feedback.coordinates for name, feedback in reading.feedback.items()}
     whole = frozenset(tap.name for tap in reading.layout.taps if not tap.stacked)
-    return Credit({}, lambda noise: Tap(noise, reader=_through_mirror, given=mirrors, whole=whole))
+    return lambda noise: Tap(
+        noise, pinned=known, reader=_through_mirror, given=mirrors, whole=whole
+    )
 
 
 def _through_mirror(stage: LinearStage, given: Any) -> tuple[Array, Any]:
@@ -119,7 +120,7 @@ readout = Readout(
     size,
     response,
     correlate,
-    credit,
+    chained=chained,
     isolated=True,
     factored=False,
     places=at_stages,

@@ -5,16 +5,17 @@ or the outputs, is one stage after another in the rows of its feedback.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from nmnc_jax.layout import TapLayout, TapShape, at_least_float32, flatten_stage
-from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.readouts.readout import Found, Reading, Readout
 from nmnc_jax.subspace import project
 from nmnc_jax.taps import Stage, Tap
-from nmnc_jax.types import Array
+from nmnc_jax.types import Activations, Array
 
 
 def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
@@ -41,9 +42,8 @@ def correlate(reading: Reading, name: str, z: Array, dy: Array) -> Found:
     return Found(dy.T @ z / len(z), None)
 
 
-def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
+def chained(reading: Reading, known: Mapping[str, Any]) -> Callable[[Activations], Tap]:
     """Stages of feedback in the place of the network's own."""
-    del found
     stages: dict[str, dict[str, Stage]] = {}
     for tap in reading.layout.taps:
         start = 0
@@ -51,7 +51,7 @@ def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
             stand_in = _stand_in(reading, tap.name, node, slice(start, start + units))
             stages.setdefault(node, {})[tap.name] = stand_in
             start += units
-    return Credit({}, lambda noise: Tap(noise, cut=True, stages=stages))
+    return lambda noise: Tap(noise, cut=True, pinned=known, stages=stages)
 
 
 def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:
@@ -78,4 +78,4 @@ def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:
     return stage
 
 
-readout = Readout("next", size, response, correlate, credit, isolated=True)
+readout = Readout("next", size, response, correlate, chained=chained, isolated=True)

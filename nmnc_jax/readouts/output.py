@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from nmnc_jax.layout import TapLayout, TapShape
 from nmnc_jax.readouts.lags import credit_by_lag, jacobian_by_lag, sequence
-from nmnc_jax.readouts.readout import Credit, Found, Reading, Readout
+from nmnc_jax.readouts.readout import Found, Reading, Readout
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Array
 
@@ -48,10 +48,10 @@ def known(reading: Reading) -> dict[str, Array]:
     return credit
 
 
-def credit(reading: Reading, found: dict[str, Found] | None) -> Credit:
+def credit(reading: Reading, found: dict[str, Found] | None) -> dict[str, Array]:
     """The feedback's credit alone."""
     del found
-    return Credit(known(reading))
+    return known(reading)
 
 
 readout = Readout("output", size, response, correlate, credit)

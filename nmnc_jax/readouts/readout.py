@@ -1,6 +1,6 @@
 """What a readout is: what is measured at a probe, and what becomes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nmnc_jax.feedback import Feedback, FeedbackState
@@ -19,7 +19,8 @@ class Reading(NamedTuple):
         feedback: tap name to the `FeedbackState` of earlier steps; empty without feedback.
         learns: whether the feedback is learned.
         losses: loss to a pytree of outputs, [B] or [B, T].
-        error: gradient of the batch-mean loss with respect to the outputs, like them.
+        error: gradient of the batch-mean loss with respect to the outputs, like them; None before
+            the pass that gives it.
     """
 
     layout: Layout
@@ -42,20 +43,6 @@ class Found(NamedTuple):
 
     estimate: Any
     credit: Array | None
-
-
-class Credit(NamedTuple):
-    """How credit reaches the taps.
-
-    Attributes:
-        coordinates: tap name to its credit in coordinates, [B T, d]; or none of them, where it
-            flows back by itself.
-        chained: ``chained(noise) -> Tap``, the tap with which the model's own backward pass carries
-            credit from stage to stage; None where the coordinates are the credit.
-    """
-
-    coordinates: dict[str, Array]
-    chained: Callable[[Activations], Tap] | None = None
 
 
 def at_taps(nodes: Nodes, names: list[str]) -> Nodes:
@@ -88,7 +75,11 @@ class Readout(NamedTuple):
             model with `tap`; a response is a pytree of arrays.
         correlate: ``correlate(reading, name, z, dy) -> Found`` from coordinates z, [B T, d], and
             the change of the response per unit of activity.
-        credit: ``credit(reading, found) -> Credit``.
+        credit: ``credit(reading, found) -> {tap name: credit}`` in coordinates, [B T, d]; None
+            where credit flows back from stage to stage.
+        chained: ``chained(reading, known) -> (noise -> Tap)``: the tap with which the model's own
+            backward pass carries credit from stage to stage, where the values at the nodes of
+            `known` need not be computed; None where `credit` gives it.
         pooled: whether all rows are averaged together, so that orthogonal frames run over them.
         isolated: whether each node passes on its clean value and its own noise alone.
         every_step: whether the credit of a step needs the probes of that step.
@@ -107,7 +98,8 @@ class Readout(NamedTuple):
     size: Callable[[TapShape, TapLayout, Any], int]
     response: Callable[[Reading, Tap, Any], dict[str, Any]]
     correlate: Callable[[Reading, str, Array, Any], Found]
-    credit: Callable[[Reading, dict[str, Found] | None], Credit]
+    credit: Callable[[Reading, dict[str, Found] | None], dict[str, Array]] | None = None
+    chained: Callable[[Reading, Mapping[str, Any]], Callable[[Activations], Tap]] | None = None
     pooled: bool = True
     isolated: bool = False
     every_step: bool = False
