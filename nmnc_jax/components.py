@@ -1,16 +1,27 @@
 """Principal components that are streamed: a factorisation, merged with further rows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.lax.linalg import EighImplementation
 
+from nmnc_jax.sharding import loop
 from nmnc_jax.types import Array
+
+ROWS = 2048
+"""Rows that are merged at once; more are merged block by block, so that sides stay bounded."""
+APART = 0.01
+"""What keeps rows that rank last apart, over the trace: little, as rounding grows with it."""
 
 
 def merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     """Principal directions of a factorisation and further rows together.
 
     All that has n in its shape is a matrix product, so that units may be sharded, and no [n, n]
-    matrix is formed where n exceeds d plus the number of rows.
+    matrix is formed where n exceeds d plus the number of rows. Factorisations are those of
+    symmetric matrices of side at most d + 2048.
 
     Args:
         basis: orthonormal directions, [n, d].
@@ -20,41 +31,102 @@ def merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     Returns:
         The new basis [n, d], strongest direction first, and scatter [d].
     """
+    # Products below float32 (GPUs' TF32, TPUs' bfloat16) leave no direction orthonormal.
+    with jax.default_matmul_precision("highest"):
+        count, units = rows.shape
+        if count <= ROWS or units <= basis.shape[1] + ROWS:
+            return _merge(basis, scatter, rows)
+        blocks = -(-count // ROWS)
+        # Rows of zeros, which fill the last block, add nothing.
+        padded = jnp.pad(rows, ((0, blocks * ROWS - count), (0, 0))).reshape(blocks, ROWS, units)
+
+        def turn(carry: list[Array]) -> list[Array]:
+            place, basis, scatter = carry
+            return [place + 1, *_merge(basis, scatter, padded[place])]
+
+        start = [jnp.zeros((), jnp.int32), basis, scatter]
+        _, basis, scatter = loop(jnp.asarray(blocks, jnp.int32), turn, start)
+        return basis, scatter
+
+
+def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     units, dimension = basis.shape
     count = len(rows)
     if units <= dimension + count:
         total = (basis * scatter[None]) @ basis.T + rows.T @ rows
-        values, vectors = jnp.linalg.eigh(total)
+        values, vectors = _eigh(total)
         leading = _oriented(vectors[:, ::-1][:, :dimension])
         return leading, jnp.maximum(values[::-1][:dimension], 0)
     # What the basis does not span, by the eigenvectors of its Gram matrix; what is at rounding
     # level has no direction, and is dropped.
     inside = rows @ basis
     rest = rows - inside @ basis.T
-    values, vectors = jnp.linalg.eigh(rest @ rest.T)
+    values, vectors = _eigh(rest @ rest.T)
     rounding = jnp.finfo(rows.dtype).eps
     cancelled = rounding * count * jnp.vdot(inside, inside)
     kept = values > 10 * rounding * (values[-1] + cancelled)
-    sizes = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, values, 1)), 0)
+    sizes = jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1)), 0)
     added = rest.T @ (vectors * sizes[None])
     spanning = jnp.concatenate([basis, added], axis=1)
     # They are orthonormal only to rounding, which the Gram matrix amplifies for weak directions:
     # whitening by a Cholesky factor of what they are mends it.
     overlap = spanning.T @ spanning
-    dropped = jnp.concatenate([jnp.zeros(dimension, bool), ~kept]).astype(rows.dtype)
-    factor = jnp.linalg.cholesky(overlap + jnp.diag(dropped))
+    counted = jnp.concatenate([jnp.ones(dimension, bool), kept]).astype(rows.dtype)
+    factor = jnp.linalg.cholesky(overlap + jnp.diag(1 - counted))
     known = jnp.sqrt(scatter)[:, None] * overlap[:dimension]
     given = jnp.concatenate([known, jnp.concatenate([inside, rows @ added], axis=1)])
     coordinates = jax.scipy.linalg.solve_triangular(factor, given.T, lower=True)
-    # Singular vectors, as eigenvectors of the square would lose what is weak to rounding. A little
-    # of every direction but the dropped ones is added, so that these rank last.
-    size = jnp.linalg.norm(coordinates)
-    least = 100 * rounding * jnp.where(size > 0, size, 1)
-    vectors, values, _ = jnp.linalg.svd(
-        jnp.concatenate([coordinates, jnp.diag(least * (1 - dropped))], axis=1), full_matrices=False
-    )
-    turn = jax.scipy.linalg.solve_triangular(factor, vectors[:, :dimension], lower=True, trans="T")
-    return _oriented(spanning @ turn), jnp.maximum(values[:dimension] ** 2 - least**2, 0)
+    leading = _principal(coordinates, counted)[:, :dimension]
+    strengths = jnp.sum((leading.T @ coordinates) ** 2, axis=1)
+    turn = jax.scipy.linalg.solve_triangular(factor, leading, lower=True, trans="T")
+    return _oriented(spanning @ turn), strengths
+
+
+@jax.jit
+def _principal(coordinates: Array, counted: Array) -> Array:
+    """Left singular vectors, strongest first, of coordinates some of which rank last.
+
+    They are the eigenvectors of a square, in which rounding hides what is weak. In the frame of its
+    eigenvectors the weak directions no longer mix with the strong ones, and a second square, of
+    theirs alone, finds them.
+
+    Args:
+        coordinates: a row for each direction, [k, m].
+        counted: 1 for the directions that count, 0 for those (of zeros) that rank last, [k].
+
+    Returns:
+        Orthonormal columns, [k, k].
+    """
+    square = coordinates @ coordinates.T
+    # Equal parts added to all that count turn none of their eigenvectors.
+    square += jnp.diag(APART * _or_one(jnp.trace(square)) * counted)
+    frame = _eigh(square)[1][:, ::-1]
+    turned = frame.T @ coordinates
+    square = turned @ turned.T
+    sizes = jnp.diagonal(square)
+    strong = sizes > 10 * jnp.finfo(sizes.dtype).eps ** 0.5 * sizes.max()
+    weak = jnp.where(strong[:, None] | strong[None], 0, square)
+    # No eigenvalue of theirs is above the trace: the strong keep their places, above it.
+    place = jnp.arange(len(counted), dtype=counted.dtype)
+    places = jnp.where(strong, 2 - place / len(counted), 0)
+    places += jnp.where(place < counted.sum(), APART, 0)
+    return frame @ _eigh(weak + jnp.diag(_or_one(jnp.trace(weak)) * places))[1][:, ::-1]
+
+
+def _or_one(size: Array) -> Array:
+    return jnp.where(size > 0, size, 1)
+
+
+@jax.jit
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues of a symmetric matrix, ascending, and eigenvectors as columns.
+
+    On a TPU by Jacobi's method, which compiles in seconds at sides for which the method that
+    `jnp.linalg.eigh` takes there compiles for minutes.
+    """
+    jacobi = partial(lax.linalg.eigh, implementation=EighImplementation.JACOBI)
+    vectors, values = lax.platform_dependent(matrix, tpu=jacobi, default=lax.linalg.eigh)
+    return values, vectors
 
 
 def _oriented(basis: Array) -> Array:

@@ -1,12 +1,14 @@
 """Subspaces: orthonormal, the principal components of the activity, streamed."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from nmnc_jax import fixed_subspace, isotropic, pca, random_subspace
+from nmnc_jax import components, fixed_subspace, isotropic, pca, random_subspace
 from nmnc_jax.subspace import lift, project
 
 
@@ -54,6 +56,21 @@ def test_stream_agrees_with_incremental_pca(units):
     np.testing.assert_allclose(state.mean, reference.mean_, rtol=1e-4)
     np.testing.assert_allclose(state.scatter, reference.singular_values_**2, rtol=1e-3)
     assert float(state.weight) == 320
+
+
+@pytest.mark.parametrize("examples", [40, 44])
+def test_many_rows_are_merged_block_by_block(examples, monkeypatch):
+    """Also where the last block is not full; then as a stream of blocks is."""
+    monkeypatch.setattr(components, "ROWS", 8)
+    activity = activity_of(examples, 300, rank=4, noise=0.001)
+    state = pca(4).init("x", activity)
+    reference = PCA(4).fit(np.asarray(activity))
+    assert largest_angle(state.basis, reference.components_.T) < 0.01
+    np.testing.assert_allclose(state.scatter, reference.singular_values_**2, rtol=1e-3)
+    assert_orthonormal(state.basis)
+    made = str(jax.make_jaxpr(lambda x: pca(4).init("x", x))(activity))
+    sides = re.findall(r"f32\[(\d+),\d+\] \S+ = eigh", made)
+    assert max(map(int, sides)) == 4 + 8
 
 
 def test_stream_forgets_what_was():
