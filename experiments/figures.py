@@ -28,7 +28,7 @@ COLOURS = {
     "weight_perturbation": "tab:olive",
     "weight_mirror": "tab:cyan",
     "weight_mirror_manifold": "tab:pink",
-    "mirror": "tab:blue",
+    "mirror": "deepskyblue",
     "mirror_manifold": "navy",
     "feedback_alignment": "darkkhaki",
     "one_step": "teal",
