@@ -1,6 +1,7 @@
 """Strict settings for every test, on eight simulated devices."""
 
 import os
+import zlib
 from importlib.metadata import version
 
 # Three quarters of the time is compilation, and no law depends on how well code is optimised.
@@ -12,6 +13,7 @@ QUICK = [
 # Later versions know no other way, and end at a flag that they do not know.
 if version("jaxlib").startswith("0.10."):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
+    QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
 os.environ["XLA_FLAGS"] = " ".join([*QUICK, "--xla_force_host_platform_device_count=8"])
 
 import jax  # noqa: E402
@@ -25,3 +27,27 @@ COMMON = {"deadline": None, "database": None, "suppress_health_check": list(Heal
 settings.register_profile("suite", max_examples=34, derandomize=True, **COMMON)
 settings.register_profile("thorough", max_examples=834, **COMMON)
 settings.load_profile("suite")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--thorough", action="store_true", help="run every case of the tests that are sampled"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out a part of the cases of what is ``sampled(n)``, unless all or some are asked for.
+
+    One in n is run, chosen by name so that it stays the same, and at least the first one.
+    """
+    if config.option.thorough or config.option.keyword or any("::" in arg for arg in config.args):
+        return
+    first, left = set(), []
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker and item.function in first and zlib.crc32(item.name.encode()) % marker.args[0]:
+            left.append(item)
+        first.add(item.function)
+    config.hook.pytest_deselected(items=left)
+    out = set(left)
+    items[:] = [item for item in items if item not in out]

@@ -168,6 +168,7 @@ LANGUAGE = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_a_language_model_learns_characters(name):
     inputs, targets, letters = text()

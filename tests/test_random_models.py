@@ -30,11 +30,11 @@ def test_unbiased_or_refused_by_name(method, program):
     learns = method in ("output", "next", "default")
     if program.loss == "contrastive" and learns:
         return  # Feedback averages over the examples, of which such a loss takes more than one.
-    refused = None
+    estimator, state, refused = RANDOM[method](case.apply_fn, loss), None, None
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            RANDOM[method](case.apply_fn, loss).init(case.params, case.batch)
+            state = estimator.init(case.params, case.batch)
         except ValueError as error:
             refused = str(error)
     if refused is not None:
@@ -52,5 +52,5 @@ def test_unbiased_or_refused_by_name(method, program):
         assert program.coupled
         assert learns
         return
-    if bias_of(RANDOM[method], case, loss, learns) > LIMIT:
-        assert bias_of(RANDOM[method], case, loss, learns, CONFIRM, seed=1) < LIMIT
+    if bias_of(estimator, state, case, loss, learns) > LIMIT:
+        assert bias_of(estimator, state, case, loss, learns, CONFIRM, seed=1) < LIMIT
