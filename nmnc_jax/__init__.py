@@ -3,6 +3,7 @@
 from nmnc_jax import diagnostics
 from nmnc_jax.credit import credit_from_state, gradients_from_credit
 from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
+from nmnc_jax.following import kolen_pollack_feedback, sign_symmetric_feedback
 from nmnc_jax.groups import grouped
 from nmnc_jax.methods import (
     METHODS,
@@ -10,6 +11,7 @@ from nmnc_jax.methods import (
     direct_feedback_alignment,
     feedback_alignment,
     forward_gradient,
+    kolen_pollack,
     nmnc,
     node_perturbation,
     vnc,
@@ -46,6 +48,8 @@ __all__ = [
     "gradients_from_credit",
     "grouped",
     "isotropic",
+    "kolen_pollack",
+    "kolen_pollack_feedback",
     "learned_feedback",
     "nmnc",
     "no_tap",
@@ -55,6 +59,7 @@ __all__ = [
     "random_feedback",
     "random_subspace",
     "run",
+    "sign_symmetric_feedback",
     "vnc",
     "weight_forward_gradient",
     "weight_mirror",

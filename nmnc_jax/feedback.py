@@ -26,12 +26,14 @@ class FeedbackState(NamedTuple):
         variance: variance of the mean by the probes' own law, relative to the square of what is
             measured, [d].
         limit: the share of its size that an estimate of `variance` keeps in the long run, a scalar.
+        followed: what a feedback that follows weights remembers of them; None otherwise.
     """
 
     mean: Any
     weight: Array
     variance: Array
     limit: Array
+    followed: Any = None
 
     @property
     def coordinates(self) -> Any:
@@ -49,12 +51,15 @@ class Feedback(NamedTuple):
             mean and its relative variance, or None if the feedback is never learned.
         update_every: steps between updates.
         seed: seed of the key that init gets, folded with each tap's place.
+        follow: ``follow(state, weights, key) -> FeedbackState``, at init and in every step, of a
+            feedback in the form of a linear stage's weights that follows them; None: it does not.
     """
 
     init: Callable[[Array, int, int, DType], FeedbackState]
     update: Callable[..., FeedbackState] | None = None
     update_every: int = 1
     seed: int = 0
+    follow: Callable[[FeedbackState, Any, Array], FeedbackState] | None = None
 
 
 def learned_feedback(

@@ -213,6 +213,15 @@ def weights_of_stages(read: Mapping[str, Any], nodes: Nodes, layout: Layout) -> 
     return found
 
 
+def read_weights(
+    model: Any, params: Params, inputs: Inputs, nodes: Nodes, layout: Layout
+) -> dict[str, Any]:
+    """`weights_of_stages` of a model; what else it computes is dead code."""
+    tap = Tap(reader=read_weights_and_input)
+    model(params, inputs, tap)
+    return weights_of_stages(tap.read, nodes, layout)
+
+
 def try_stages(
     model: Any, params: Params, inputs: Inputs, linears: dict[str, Linear]
 ) -> dict[str, tuple[float, float]]:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nmnc_jax.backprop import backprop
-from nmnc_jax.feedback import learned_feedback, random_feedback
+from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
+from nmnc_jax.following import Magnitudes, kolen_pollack_feedback, sign_symmetric_feedback
 from nmnc_jax.noise_correlation import noise_correlation
 from nmnc_jax.probes import Probe
 from nmnc_jax.subspace import isotropic, pca
@@ -291,7 +292,12 @@ def weight_mirror(
 
 
 def feedback_alignment(
-    apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0, **settings: Any
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    sign_symmetric: Magnitudes | None = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> Estimator:
     """Feedback alignment: credit chained from stage to stage through fixed random weights.
 
@@ -301,24 +307,76 @@ def feedback_alignment(
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        sign_symmetric: None: the feedback is random and never changes. "uniform", "fixed" or
+            "redrawn": it has such magnitudes, as `sign_symmetric_feedback` takes them, and the
+            signs of the weights in each step; stages are then those that the model marks by
+            function and weights alone.
         seed: of the feedback weights.
         settings: `has_aux` and `check`, as `noise_correlation` takes them.
 
     Returns:
-        An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
+        An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation` does.
+        ValueError: as `noise_correlation` and `sign_symmetric_feedback` do.
 
     Source:
-        Lillicrap, Cownden, Tweed and Akerman 2016 (arXiv 1411.0247).
+        Lillicrap, Cownden, Tweed and Akerman 2016 (arXiv 1411.0247). Sign-symmetric: Liao, Leibo
+        and Poggio 2016 (arXiv 1510.05067); Xiao, Chen, Liao and Poggio 2019 (arXiv 1811.03567).
 
     Example:
         >>> from nmnc_jax import feedback_alignment
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
     """
-    return _with_random_feedback(apply_fn, loss_fn, ("mirror", "next"), seed, settings)
+    if sign_symmetric is not None:
+        feedback = sign_symmetric_feedback(sign_symmetric, seed=seed)
+        return _without_probes(apply_fn, loss_fn, "mirror", feedback, settings)
+    feedback = random_feedback(seed)
+    return _without_probes(apply_fn, loss_fn, ("mirror", "next"), feedback, settings)
+
+
+def kolen_pollack(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    weight_decay: float,
+    seed: int = 0,
+    **settings: Any,
+) -> Estimator:
+    """Kolen-Pollack learning: mirrors that receive the weights' own updates, with weight decay.
+
+    Mirrors of the stages that the model marks by function and weights, ``tap.linear(apply, weights,
+    h)`` or ``nmnc_jax.linen.mirror_layers``, begin at random and come nearer to the weights by a
+    factor ``1 - weight_decay`` in each update. No probes are needed.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        weight_decay: share of itself that a weight loses by the optimiser's own decay in one
+            update, as `kolen_pollack_feedback` takes it: ``optax.adamw(1e-3, weight_decay=0.1)``
+            has 1e-4. The optimiser has to have it: then alone the mirrors get nothing but updates.
+        seed: of the first mirrors.
+        settings: `has_aux` and `check`, as `noise_correlation` takes them.
+
+    Returns:
+        An `Estimator` with a `NoiseCorrelationState`, which remembers mirrors and weights.
+
+    Raises:
+        ValueError: as `noise_correlation` and `kolen_pollack_feedback` do.
+
+    Source:
+        Kolen and Pollack 1994; Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019
+        (arXiv 1904.05391).
+
+    Example:
+        >>> from nmnc_jax import kolen_pollack
+        >>> model = lambda params, inputs, tap: tap.linear(lambda w, h: h @ w, params, inputs)
+        >>> estimator = kolen_pollack(model, lambda outputs, targets: outputs.sum(-1),
+        ...                           weight_decay=1e-4)
+    """
+    feedback = kolen_pollack_feedback(weight_decay, seed=seed)
+    return _without_probes(apply_fn, loss_fn, "mirror", feedback, settings)
 
 
 def direct_feedback_alignment(
@@ -346,23 +404,23 @@ def direct_feedback_alignment(
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)
         >>> estimator = direct_feedback_alignment(model, lambda outputs, targets: outputs.sum(-1))
     """
-    return _with_random_feedback(apply_fn, loss_fn, "output", seed, settings)
+    return _without_probes(apply_fn, loss_fn, "output", random_feedback(seed), settings)
 
 
-def _with_random_feedback(
+def _without_probes(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
     readout: str | tuple[str, ...],
-    seed: int,
+    feedback: Feedback,
     settings: dict[str, Any],
 ) -> Estimator:
-    """Sends errors through fixed random weights to every direction of each tap."""
+    """Sends errors through feedback to every direction of each tap."""
     return noise_correlation(
         apply_fn,
         loss_fn,
         subspace=isotropic(),
         readout=readout,
-        feedback=random_feedback(seed),
+        feedback=feedback,
         **settings,
     )
 
@@ -379,6 +437,7 @@ METHODS: dict[str, Callable[..., Estimator]] = {
         weight_forward_gradient,
         weight_mirror,
         feedback_alignment,
+        kolen_pollack,
         direct_feedback_alignment,
     )
 }

@@ -25,7 +25,7 @@ from nmnc_jax.credit import (
 )
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.layout import Layout, Nodes, matrices, read_weights_and_input, trace_nodes
-from nmnc_jax.linear_stages import weights_of_stages
+from nmnc_jax.linear_stages import read_weights, weights_of_stages
 from nmnc_jax.model_check import Causal, choices_of, examine
 from nmnc_jax.probes import (
     DEFAULT,
@@ -43,6 +43,7 @@ from nmnc_jax.state import (
     NoiseCorrelationState,
     check_state,
     first_state,
+    follow_weights,
     lay_out,
     move_subspaces,
 )
@@ -87,8 +88,9 @@ def noise_correlation(
             the losses from the time step on, where they are [B, T] and follow the tap's time.
         probe: number, kind and size of the perturbations; what is None is 8 Gaussian ones, one tap
             at a time, by central differences.
-        feedback: `learned_feedback` or `random_feedback` for "output" and "next". For "loss" None,
-            or a feedback as control variate: the change of loss that it predicts is subtracted from
+        feedback: `learned_feedback` or `random_feedback` for "output", "next" and "mirror"; for
+            "mirror" also `sign_symmetric_feedback` or `kolen_pollack_feedback`. For "loss" None, or
+            a feedback as control variate: the change of loss that it predicts is subtracted from
             the measured one and its credit is added, so that probes measure only what it does not
             know. That is unbiased, as the prediction is that of earlier steps' feedback; and the
             feedback learns from the same passes.
@@ -137,6 +139,12 @@ def noise_correlation(
     first = READOUTS[allowed[0]]
     if feedback is None and first.needs_feedback:
         raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
+    follows = feedback is not None and feedback.follow is not None
+    if follows and any(READOUTS[name].factored for name in allowed):
+        raise ValueError(
+            f"readout is {readout!r}; a feedback that follows the weights of linear stages takes "
+            "'mirror'"
+        )
     for field, refused in (("rows", first.every_step), ("perturbed", not first.factored)):
         got = getattr(probe, field)
         if (refused or first.every_step) and got is not None:
@@ -230,6 +238,12 @@ def noise_correlation(
                 error=error,
             )
 
+        before = state
+        if follows:
+            assert feedback is not None
+            key, follow_key = jax.random.split(key)
+            weights = read_weights(model, params, inputs, nodes, state.layout)
+            state = follow_weights(feedback, state, weights, follow_key)
         clean = pass_for(chosen, read(state, nodes, targets), model, params, inputs)
         losses, error = losses_and_error(loss_fn, clean.outputs, targets)
         rows = matrices(nodes.taps, clean.activations | clean.read)
@@ -308,6 +322,8 @@ def noise_correlation(
             return *keep(new, old), key
 
         usable = all_finite((losses, error))
+        if follows:
+            state, usable = keep(state, before)
         move_due, probe_due = scheduled(state.step, due)
         found = None
         if chosen.every_step:

@@ -109,7 +109,25 @@ def first_state(
         for tap, tap_key in zip(layout.taps, keys, strict=True):
             dtype, own = rows[tap.name].dtype, weights.get(tap.name)
             feedbacks[tap.name] = readout.first(feedback, tap_key, tap, dtype, own)
-    return NoiseCorrelationState(jnp.zeros((), jnp.int32), subspaces, feedbacks, layout)
+    state = NoiseCorrelationState(jnp.zeros((), jnp.int32), subspaces, feedbacks, layout)
+    if feedback is None or feedback.follow is None:
+        return state
+    assert feedback_key is not None
+    return follow_weights(feedback, state, weights, jax.random.fold_in(feedback_key, 0))
+
+
+def follow_weights(
+    feedback: Feedback, state: NoiseCorrelationState, weights: dict[str, Any], key: Array
+) -> NoiseCorrelationState:
+    """Lets a feedback follow the weights of its linear stages, by name."""
+    assert feedback.follow is not None
+    keys = jax.random.split(key, len(state.feedback))
+    return state._replace(
+        feedback={
+            name: feedback.follow(old, weights[name], each)
+            for each, (name, old) in zip(keys, state.feedback.items(), strict=True)
+        }
+    )
 
 
 def move_subspaces(

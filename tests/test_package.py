@@ -38,6 +38,7 @@ PIPELINE = (
     "probes",
     "correlate",
     "feedback",
+    "following",
     "readouts",
     "schedule",
     "credit",

@@ -28,6 +28,7 @@ METHODS = {
         "update_every": 1,
         **JVP,
     },
+    "kolen_pollack": {"weight_decay": 0.1},
     "direct_feedback_alignment": {},
     "weight_perturbation": {"num": 2},
 }
@@ -55,7 +56,8 @@ def mesh_of(kind, names=("data",), shape=(8,)):
 def made(name):
     if name == "mirror":
         return nmnc_jax.weight_mirror(marked, squared_error, **METHODS[name])
-    return getattr(nmnc_jax, name)(network, squared_error, **METHODS[name])
+    model = marked if name == "kolen_pollack" else network
+    return getattr(nmnc_jax, name)(model, squared_error, **METHODS[name])
 
 
 def two_steps(estimator, params, batch, state):

@@ -36,8 +36,11 @@ def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
 def first(
     feedback: Feedback, key: Array, tap: TapLayout, dtype: DType, weights: Any
 ) -> FeedbackState:
-    """The first mirror; random ones have the size of the network's own weights."""
-    del tap, dtype
+    """The first mirror; random ones have the size of the network's own weights.
+
+    Of weights that are zero, it is the size with which a stage keeps that of its input.
+    """
+    del dtype
     leaves, tree = jax.tree.flatten(weights)
 
     def one(key: Array, leaf: Array) -> FeedbackState:
@@ -45,7 +48,7 @@ def first(
 
     states = [one(k, w) for k, w in zip(jax.random.split(key, len(leaves)), leaves, strict=True)]
     means = [
-        _sharded_like(s.mean.reshape(w.shape) * _root_mean_square(w), w)
+        _sharded_like(s.mean.reshape(w.shape) * _size(w, tap.summed), w)
         for s, w in zip(states, leaves, strict=True)
     ]
     return states[0]._replace(mean=tree.unflatten(means))
@@ -57,9 +60,10 @@ def _sharded_like(value: Array, like: Array) -> Array:
     return jax.device_put(value, like.sharding)
 
 
-def _root_mean_square(weights: Array) -> Array:
+def _size(weights: Array, summed: int) -> Array:
     wide = weights.astype(at_least_float32(weights.dtype))
-    return jnp.sqrt(jnp.mean(wide**2))
+    square = jnp.mean(wide**2)
+    return jnp.sqrt(jnp.where(square > 0, square, 1 / summed))
 
 
 def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Any]:
