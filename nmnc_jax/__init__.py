@@ -5,6 +5,7 @@ from nmnc_jax.credit import credit_from_state, gradients_from_credit
 from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
 from nmnc_jax.following import kolen_pollack_feedback, sign_symmetric_feedback
 from nmnc_jax.groups import grouped
+from nmnc_jax.layers import mirror_layers
 from nmnc_jax.methods import (
     METHODS,
     backprop,
@@ -51,6 +52,7 @@ __all__ = [
     "kolen_pollack",
     "kolen_pollack_feedback",
     "learned_feedback",
+    "mirror_layers",
     "nmnc",
     "no_tap",
     "node_perturbation",

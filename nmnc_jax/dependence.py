@@ -48,7 +48,7 @@ def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
 
     for equation in jaxpr.eqns:
         arguments = [origins(variable) for variable in equation.invars]
-        found = _of_equation(equation, arguments)
+        found = _of_equation(equation)
         carried |= _union(arguments, found.carried)
         sliced |= _union(arguments, found.sliced)
         for variable, places in zip(equation.outvars, found.results, strict=True):
@@ -60,10 +60,15 @@ def _union(arguments: list[Origins], places: Origins) -> Origins:
     return frozenset().union(*(arguments[place] for place in places))
 
 
-def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
+def results_of(equation: Any) -> list[Origins]:
+    """For each result of an equation, the places of its arguments that it depends on."""
+    return _of_equation(equation).results
+
+
+def _of_equation(equation: Any) -> Dependence:
     """Dependence of an equation's results on its own arguments."""
     name, params = equation.primitive.name, equation.params
-    everything = frozenset(range(len(arguments)))
+    everything = frozenset(range(len(equation.invars)))
     if name == "scan":
         return _of_scan(equation)
     if name == "while":
@@ -80,7 +85,9 @@ def _of_equation(equation: Any, arguments: list[Origins]) -> Dependence:
     inner = [value for value in params.values() if isinstance(value, ClosedJaxpr | Jaxpr)]
     if len(inner) == 1:
         jaxpr = inner[0].jaxpr if isinstance(inner[0], ClosedJaxpr) else inner[0]
-        if len(jaxpr.invars) == len(arguments) and len(jaxpr.outvars) == len(equation.outvars):
+        if len(jaxpr.invars) == len(equation.invars) and len(jaxpr.outvars) == len(
+            equation.outvars
+        ):
             return dependence(jaxpr)
     return Dependence([everything] * len(equation.outvars), frozenset(), frozenset())
 
@@ -91,14 +98,20 @@ def _alike(outside: list[Any], inside: list[Any]) -> int:
     return sum(len(one.aval.shape) == len(other.aval.shape) for one, other in pairs)
 
 
-def _of_scan(equation: Any) -> Dependence:
+def inputs_of_scan(equation: Any) -> tuple[int, int]:
+    """Number of constants, and of carries after them, that the body of a scan takes."""
     body = equation.params["jaxpr"]
-    inside, body = dependence(body), body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    body = body.jaxpr if isinstance(body, ClosedJaxpr) else body
     # By ranks, which all versions of JAX have: what is sliced or stacked has one axis more outside.
     carries = _alike(equation.outvars, body.outvars)
-    given = _alike(equation.invars, body.invars)
-    constants = given - carries
-    sliced = frozenset(range(given, len(body.invars)))
+    return _alike(equation.invars, body.invars) - carries, carries
+
+
+def _of_scan(equation: Any) -> Dependence:
+    inside = dependence(equation.params["jaxpr"])
+    constants, carries = inputs_of_scan(equation)
+    given = constants + carries
+    sliced = frozenset(range(given, len(equation.invars)))
     carry = [inside.results[place] for place in range(carries)]
 
     def through_carry(origins: Origins) -> Origins:

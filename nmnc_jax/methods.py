@@ -233,7 +233,7 @@ def weight_mirror(
     """Weight mirrors: feedback learned from noise at a stage's input and its response.
 
     A model that marks its linear stages by function and weights, ``tap.linear(apply, weights, h)``
-    or ``nmnc_jax.linen.mirror_layers``, learns each in the form of its own weights (readout
+    or `mirror_layers`, learns each in the form of its own weights (readout
     `mirror`): memory is that of the parameters, and weights that are shared over positions have as
     many probes behind them. Everything but those stages is differentiated exactly.
 
@@ -347,7 +347,7 @@ def kolen_pollack(
     """Kolen-Pollack learning: mirrors that receive the weights' own updates, with weight decay.
 
     Mirrors of the stages that the model marks by function and weights, ``tap.linear(apply, weights,
-    h)`` or ``nmnc_jax.linen.mirror_layers``, begin at random and come nearer to the weights by a
+    h)`` or `mirror_layers`, begin at random and come nearer to the weights by a
     factor ``1 - weight_decay`` in each update. No probes are needed.
 
     Args:

@@ -290,7 +290,7 @@ def _examine_linears(
     if not needed:
         raise ValueError(
             "apply_fn marks no linear stage whose input depends on parameters; readout 'mirror' "
-            "takes y = tap.linear(apply, weights, h), or nmnc_jax.linen.mirror_layers"
+            "takes y = tap.linear(apply, weights, h), or nmnc_jax.mirror_layers"
         )
     uses = positions_of_all(model, params, inputs)
     if trial:

@@ -50,6 +50,7 @@ PIPELINE = (
     "groups",
     "transforms",
     "diagnostics",
+    "layers",
     "linen",
     "models",
 )
@@ -123,7 +124,7 @@ def test_readme_recipes_train(example):
         jax.numpy_rank_promotion("allow"),
         jax.debug_key_reuse(False),
     ):
-        assert len(BLOCKS) == 21
+        assert len(BLOCKS) == 22
         for block in BLOCKS[1:]:
             exec(block, namespace)
             falls(namespace)

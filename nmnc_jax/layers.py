@@ -1,0 +1,386 @@
+"""The linear layers of a model of any framework, found in its trace and marked as stages.
+
+A layer is a product or a convolution (``dot_general``, ``conv_general_dilated``) of something that
+depends on parameters alone, its weights, with something that depends on the inputs. The trace is
+run again, equation by equation, with ``tap.linear`` in the place of those.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal
+
+from nmnc_jax.dependence import Origins, inputs_of_scan, results_of
+from nmnc_jax.taps import TapLike, no_tap
+from nmnc_jax.types import ApplyFn, Array, Inputs, Params
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
+INLINED = ("jit", "pjit", "closed_call", "core_call")
+REMATERIALISED = ("checkpoint", "remat", "remat2")
+
+
+def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
+    """Marks every linear layer of a model for the readout `mirror`, from outside.
+
+    The model is one of Flax NNX, Equinox, Haiku, Flax Linen or JAX alone, and may be mapped over
+    examples by ``jax.vmap``. Its layers are dense layers, convolutions, einsums, and with them the
+    projections of attention. What a layer does to its weights first (casts, standardisation), its
+    bias, and all else, is differentiated exactly; so is a layer with weights that are no
+    parameters. Stages are named by the paths of their weights in the parameters,
+    ``"layers/0/weight"``; weights that are used more than once have ``"layers/0/weight:2"`` for the
+    second use.
+
+    Args:
+        apply: ``apply(params, inputs, **kwargs) -> outputs``, of any number of examples.
+
+    Returns:
+        ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, as every estimator takes it.
+
+    Raises:
+        ValueError: (when applied) if the model has no linear layer, has one inside a transformation
+            other than ``jax.jit``, ``vmap``, ``checkpoint`` or ``lax.scan``, or examples have no
+            axis of their own at the input of one.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp
+        >>> from nmnc_jax import mirror_layers, weight_mirror
+        >>> model = eqx.nn.MLP(3, 2, width_size=4, depth=1, key=jax.random.key(0))
+        >>> params, static = eqx.partition(model, eqx.is_inexact_array)
+        >>> apply_fn = mirror_layers(lambda p, x: jax.vmap(eqx.combine(p, static))(x))
+        >>> estimator = weight_mirror(apply_fn, lambda outputs, targets: outputs.sum(-1))
+        >>> state = estimator.init(params, (jnp.ones((5, 3)), None))
+        >>> state.feedback["layers/1/weight"].coordinates.shape
+        (2, 4)
+    """
+
+    def apply_fn(params: Params, inputs: Inputs, tap: TapLike = no_tap, **kwargs: Any) -> Any:
+        if tap is no_tap:
+            return apply(params, inputs, **kwargs)
+
+        def traced(inputs: Inputs) -> tuple[ClosedJaxpr, Any]:
+            called = functools.partial(apply, **kwargs)
+            return jax.make_jaxpr(called, return_shape=True)(params, inputs)
+
+        layers = _Layers(params)
+        jaxpr, outputs = traced(inputs)
+        found: dict[str, Any] = {}
+        longer_inputs = jax.tree.map(functools.partial(_longer, _examples(inputs)), inputs)
+        try:
+            longer = traced(longer_inputs)[0]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "apply takes no other number of examples than that of the inputs; mirror_layers "
+                "takes one that does, to find the axis of the examples"
+            ) from error
+
+        def record(layer: _Layer, tap: TapLike) -> Array:
+            del tap
+            found[layer.name] = layer.activation.shape
+            return layer.run(layer.weights, layer.activation)
+
+        values = jax.tree.leaves((params, longer_inputs))
+        jax.eval_shape(lambda values: layers.run(longer, values, no_tap, record), values)
+        if not found:
+            raise ValueError("the model has no linear layer; mirror_layers takes one")
+
+        def mark(layer: _Layer, tap: TapLike) -> Array:
+            return layer.mark(tap, found[layer.name])
+
+        results = layers.run(jaxpr, jax.tree.leaves((params, inputs)), tap, mark)
+        return jax.tree.unflatten(jax.tree.structure(outputs), results)
+
+    return apply_fn
+
+
+def _examples(inputs: Inputs) -> int:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    sizes = [shape[0] for shape in shapes if shape]
+    if not sizes:
+        raise ValueError(f"inputs have shapes {shapes}; mirror_layers takes examples first")
+    return sizes[0]
+
+
+def _longer(examples: int, leaf: Any) -> Any:
+    """The shape of one more example."""
+    shape, dtype = jnp.shape(leaf), jax.typeof(leaf).dtype
+    if shape[:1] == (examples,):
+        shape = (examples + 1, *shape[1:])
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+class _Layer(NamedTuple):
+    """One equation that is a linear layer.
+
+    Attributes:
+        name: of the stage.
+        equation: a product of weights and activation.
+        place: of the weights, among its two arguments.
+        weights: first or second argument.
+        activation: the other one.
+    """
+
+    name: str
+    equation: Any
+    place: int
+    weights: Array
+    activation: Array
+
+    def run(self, weights: Array, activation: Array) -> Array:
+        """The equation as it is."""
+        both = (weights, activation) if self.place == 0 else (activation, weights)
+        return self.equation.primitive.bind(*both, **self.equation.params)
+
+    def mark(self, tap: TapLike, longer: Sequence[int]) -> Array:
+        """The equation as a stage, whose input has examples first, then positions, then units.
+
+        Args:
+            tap: of the model.
+            longer: shape of the activation for one more example.
+        """
+        shape = self.activation.shape
+        grown = [axis for axis, size in enumerate(longer) if size != shape[axis]]
+        if len(grown) != 1 or longer[grown[0]] != shape[grown[0]] + 1:
+            raise ValueError(
+                f"the layer of {self.name!r} takes an input of shape {shape}, and {tuple(longer)} "
+                "for one more example; mirror_layers takes inputs with an axis of examples alone"
+            )
+        units = self._units()
+        positions = [axis for axis in range(len(shape)) if axis not in (*grown, *units)]
+        order = (*grown, *positions, *units)
+        back = tuple(order.index(axis) for axis in range(len(order)))
+
+        def of_examples(activation: Array) -> Array:
+            return self.run(self.weights, activation.transpose(back))
+
+        one_more = jax.ShapeDtypeStruct(longer, self.activation.dtype)
+        now = jax.eval_shape(of_examples, self.activation.transpose(order)).shape
+        more = jax.eval_shape(lambda h: self.run(self.weights, h), one_more).shape
+        example = next(axis for axis, size in enumerate(more) if size != now[axis])
+
+        def stage(weights: Array, activation: Array) -> Array:
+            return jnp.moveaxis(self.run(weights, activation.transpose(back)), example, 0)
+
+        value = tap.linear(
+            stage,
+            self.weights,
+            self.activation.transpose(order),
+            name=self.name,
+            time_axes=len(positions),
+        )
+        return jnp.moveaxis(value, 0, example)
+
+    def _units(self) -> tuple[int, ...]:
+        """Axes of the activation that weights are summed over or differ along."""
+        if self.equation.primitive.name != "dot_general":
+            # Positions of a convolution overlap: an example is one row.
+            axes = self.equation.params["dimension_numbers"].lhs_spec
+            return tuple(sorted(axes[1:]))
+        summed, alike = self.equation.params["dimension_numbers"]
+        return (*alike[1 - self.place], *summed[1 - self.place])
+
+
+Mark = Callable[[_Layer, TapLike], Array]
+
+
+class _Layers:
+    """Runs traces of one model, with its layers marked.
+
+    Args:
+        params: the first arguments of the traces.
+    """
+
+    def __init__(self, params: Params):
+        paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+        self._paths = [_named(path) for path in paths]
+        self._params = frozenset(range(len(paths)))
+        self._names: dict[tuple[int, ...], str] = {}
+        self._uses: Counter[str] = Counter()
+
+    def run(
+        self, traced: ClosedJaxpr, values: Sequence[Any], tap: TapLike, mark: Mark
+    ) -> list[Any]:
+        """Runs a trace of the whole model."""
+        origins = [frozenset([place]) for place in range(len(values))]
+        return self._run(traced.jaxpr, traced.consts, values, origins, tap, mark, ())
+
+    def _run(
+        self,
+        jaxpr: Jaxpr,
+        consts: Sequence[Any],
+        values: Sequence[Any],
+        origins: Sequence[Origins],
+        tap: TapLike,
+        mark: Mark,
+        place: tuple[int, ...],
+    ) -> list[Any]:
+        """Runs a trace whose arguments have these origins among the model's arguments."""
+        known = dict(zip(jaxpr.constvars, consts, strict=True))
+        known |= dict(zip(jaxpr.invars, values, strict=True))
+
+        def read(variable: Any) -> Any:
+            return variable.val if isinstance(variable, Literal) else known[variable]
+
+        for number, (equation, sources) in enumerate(_with_origins(jaxpr, origins)):
+            name, at = equation.primitive.name, (*place, number)
+            arguments = [read(variable) for variable in equation.invars]
+            weights = self._place_of_weights(equation, sources)
+            if weights is not None:
+                label = self._name(at, sources[weights])
+                layer = _Layer(label, equation, weights, arguments[weights], arguments[1 - weights])
+                found = [mark(layer, tap)]
+            elif not self._holds_layer(equation, sources):
+                found = _alone(jaxpr, equation, arguments)
+            else:
+                inside = functools.partial(
+                    self._inside, _inner(equation), _origins_inside(equation, sources), mark, at
+                )
+                if name in INLINED:
+                    found = inside(*arguments, tap)
+                elif name in REMATERIALISED:
+                    settings = {n: equation.params[n] for n in ("policy", "prevent_cse")}
+                    found = tap.checkpoint(inside, **settings)(*arguments)
+                elif name == "scan":
+                    found = _scanned(equation, inside, arguments, tap)
+                else:
+                    path = next(self._paths_inside(equation, sources))
+                    raise ValueError(
+                        f"the layer of {path!r} is inside {name}; mirror_layers takes layers "
+                        "inside jax.jit, vmap, checkpoint and lax.scan"
+                    )
+            known |= dict(zip(equation.outvars, found, strict=True))
+        return [read(variable) for variable in jaxpr.outvars]
+
+    def _inside(
+        self,
+        traced: tuple[Jaxpr, Sequence[Any]],
+        origins: Sequence[Origins],
+        mark: Mark,
+        place: tuple[int, ...],
+        *arguments: Any,
+    ) -> list[Any]:
+        """Runs the trace inside an equation, on its arguments and a tap."""
+        *values, tap = arguments
+        return self._run(*traced, values, origins, tap, mark, place)
+
+    def _place_of_weights(self, equation: Any, sources: Sequence[Origins]) -> int | None:
+        """Which argument of a product are weights, where the other depends on the inputs."""
+        if equation.primitive.name not in PRODUCTS:
+            return None
+        for place in (0, 1):
+            other = sources[1 - place]
+            if sources[place] and sources[place] <= self._params and other - self._params:
+                return place
+        return None
+
+    def _paths_inside(self, equation: Any, sources: Sequence[Origins]) -> Iterator[str]:
+        """Paths of the weights of layers inside an equation, or of its own."""
+        weights = self._place_of_weights(equation, sources)
+        if weights is not None:
+            yield self._path(sources[weights])
+        for inner in _all_inner(equation):
+            if len(inner.invars) <= len(sources):
+                inside = _origins_inside(equation, sources)[-len(inner.invars) :]
+                for each, origins in _with_origins(inner, inside):
+                    yield from self._paths_inside(each, origins)
+
+    def _holds_layer(self, equation: Any, sources: Sequence[Origins]) -> bool:
+        return next(self._paths_inside(equation, sources), None) is not None
+
+    def _path(self, sources: Origins) -> str:
+        return "+".join(self._paths[place] for place in sorted(sources))
+
+    def _name(self, at: tuple[int, ...], sources: Origins) -> str:
+        """One name for each equation, in the order of the first run."""
+        if at not in self._names:
+            path = self._path(sources)
+            self._uses[path] += 1
+            uses = self._uses[path]
+            self._names[at] = path if uses == 1 else f"{path}:{uses}"
+        return self._names[at]
+
+
+def _named(path: tuple[Any, ...]) -> str:
+    # A variable of NNX holds its array as an attribute.
+    if getattr(path[-1] if path else None, "name", None) == "value":
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+
+
+def _alone(jaxpr: Jaxpr, equation: Any, arguments: Sequence[Any]) -> list[Any]:
+    """Runs one equation of a trace as it is."""
+    given = {
+        variable: value
+        for variable, value in zip(equation.invars, arguments, strict=True)
+        if not isinstance(variable, Literal)
+    }
+    kept = [variable for variable in equation.outvars if not isinstance(variable, DropVar)]
+    alone = jaxpr.replace(constvars=[], invars=[*given], outvars=kept, eqns=[equation])
+    found = dict(zip(kept, jax.core.eval_jaxpr(alone, [], *given.values()), strict=True))
+    return [found.get(variable) for variable in equation.outvars]
+
+
+def _with_origins(jaxpr: Jaxpr, origins: Sequence[Origins]) -> Iterator[tuple[Any, list[Origins]]]:
+    """Each equation, with what each of its arguments depends on."""
+    known = dict(zip(jaxpr.invars, origins, strict=True))
+    for equation in jaxpr.eqns:
+        sources = [
+            frozenset() if isinstance(v, Literal) else known.get(v, frozenset())
+            for v in equation.invars
+        ]
+        yield equation, sources
+        for variable, places in zip(equation.outvars, results_of(equation), strict=True):
+            known[variable] = frozenset().union(*(sources[place] for place in places))
+
+
+def _all_inner(equation: Any) -> Iterator[Jaxpr]:
+    """The traces inside an equation."""
+    for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(inner, ClosedJaxpr):
+                yield inner.jaxpr
+            elif isinstance(inner, Jaxpr):
+                yield inner
+
+
+def _inner(equation: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """The first trace inside an equation, and its constants."""
+    for value in equation.params.values():
+        if isinstance(value, ClosedJaxpr):
+            return value.jaxpr, value.consts
+    return next(_all_inner(equation)), ()
+
+
+def _origins_inside(equation: Any, sources: Sequence[Origins]) -> list[Origins]:
+    """What the arguments of the trace inside an equation depend on."""
+    if equation.primitive.name != "scan":
+        return list(sources)
+    constants, carries = inputs_of_scan(equation)
+    inside = list(sources)
+    for place, results in enumerate(results_of(equation)[:carries]):
+        inside[constants + place] = frozenset().union(*(sources[n] for n in results))
+    return inside
+
+
+def _scanned(
+    equation: Any, inside: Callable[..., list[Any]], arguments: Sequence[Any], tap: TapLike
+) -> list[Any]:
+    constants, carries = inputs_of_scan(equation)
+    given = constants + carries
+
+    def body(carry: list[Any], xs: list[Any], tap: TapLike) -> tuple[list[Any], list[Any]]:
+        found = inside(*arguments[:constants], *carry, *xs, tap)
+        return found[:carries], found[carries:]
+
+    carry, ys = tap.scan(
+        body,
+        list(arguments[constants:given]),
+        list(arguments[given:]),
+        equation.params["length"],
+        reverse=equation.params["reverse"],
+        unroll=equation.params["unroll"],
+    )
+    return [*carry, *ys]
