@@ -16,6 +16,7 @@ from experiments.controls import (
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.layout import TapShape
 from nmnc_jax.linen import mirror_layers
+from nmnc_jax.ranks import manifold_ranks
 from nmnc_jax.types import ApplyFn, LossFn
 
 ALIASES = {"direct_feedback_alignment": "dfa"}
@@ -91,20 +92,17 @@ class Setting(NamedTuple):
         )
 
     def with_mirrors(self, rank: int | None) -> Estimator:
-        """Mirrors of all linear layers; with a rank in the manifold, where probes are too few.
-
-        That is where a layer shares its weights over no positions, and has more units than there
-        are probes behind the feedback in the long run.
-        """
-        config = self.config
-        behind = config.batch * config.least_probes * (1 + config.feedback_decay)
-        assert self.report is not None
-        ranks = {
-            stage.name: min(rank, stage.units)
-            if rank and stage.units == stage.summed > behind / (1 - config.feedback_decay)
-            else None
-            for stage in self.report.taps
-        }
+        """Mirrors of all linear layers; with a rank in the manifold, where probes are too few."""
+        config, ranks = self.config, None
+        if rank is not None:
+            assert self.report is not None
+            ranks = manifold_ranks(
+                self.report,
+                rank,
+                examples=config.batch,
+                probe=self.probe,
+                feedback_decay=config.feedback_decay,
+            )
         return nmnc_jax.weight_mirror(
             with_mirrored_layers(self.apply_fn),
             self.loss_fn,

@@ -1,14 +1,15 @@
 """The named methods, each a composition that gives an `Estimator`, in one table."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from nmnc_jax.backprop import backprop
 from nmnc_jax.feedback import Feedback, learned_feedback, random_feedback
 from nmnc_jax.following import Magnitudes, kolen_pollack_feedback, sign_symmetric_feedback
 from nmnc_jax.noise_correlation import noise_correlation
 from nmnc_jax.probes import Probe
-from nmnc_jax.subspace import isotropic, pca
+from nmnc_jax.ranks import Ranks, with_automatic_ranks
+from nmnc_jax.subspace import Subspace, isotropic, pca
 from nmnc_jax.types import ApplyFn, Estimator, LossFn, Rank
 from nmnc_jax.weight_space import weight_forward_gradient, weight_perturbation
 
@@ -223,7 +224,7 @@ def weight_mirror(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
     *,
-    rank: Rank | Mapping[str, int | None] | None = None,
+    rank: Rank | Ranks | Literal["auto"] | None = None,
     probe: Probe = Probe(),  # noqa: B008 (frozen)
     feedback_decay: float = 0.9,
     update_every: int = 10,
@@ -248,8 +249,9 @@ def weight_mirror(
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         rank: perturb in the manifold of this dimension; None perturbs isotropically, as does None
-            for a stage in a dict by name. The manifold is worth it where a stage's weights are not
-            shared and its input has more units than there are examples behind an update.
+            for a stage in a dict by name. "auto": in 128 dimensions where a stage's weights are not
+            shared and its input has more units than there are probes behind its feedback in the
+            long run, counted by the examples of `init`; isotropically elsewhere.
         probe: the perturbations; what is None is one Gaussian probe at all taps, by its exact
             derivative. `num` may be a dict by stage, or "auto"; a stage is probed by itself, so
             that many probes of a small one cost little.
@@ -280,14 +282,32 @@ def weight_mirror(
         >>> state.feedback["out"].coordinates.shape
         (4, 2)
     """
-    return noise_correlation(
+    probe = probe.over(Probe(num=1, difference="jvp", scope="all_taps"))
+    readout = ("mirror", "next")
+
+    def made(subspace: Subspace) -> Estimator:
+        return noise_correlation(
+            apply_fn,
+            loss_fn,
+            subspace=subspace,
+            readout=readout,
+            probe=probe,
+            feedback=learned_feedback(feedback_decay, update_every=update_every),
+            **settings,
+        )
+
+    if rank is None:
+        return made(isotropic())
+    if rank != "auto":
+        return made(pca(rank, update_every=basis_update_every))
+    return with_automatic_ranks(
+        lambda ranks: made(pca(ranks, update_every=basis_update_every)),
         apply_fn,
         loss_fn,
-        subspace=isotropic() if rank is None else pca(rank, update_every=basis_update_every),
-        readout=("mirror", "next"),
-        probe=probe.over(Probe(num=1, difference="jvp", scope="all_taps")),
-        feedback=learned_feedback(feedback_decay, update_every=update_every),
-        **settings,
+        readout=readout,
+        probe=probe,
+        feedback_decay=feedback_decay,
+        has_aux=settings.get("has_aux", False),
     )
 
 

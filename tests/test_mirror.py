@@ -367,3 +367,28 @@ def test_a_step_without_probes_costs_what_backpropagation_costs():
         compiled = step.lower(jax.random.key(0), PARAMS, BATCH, state).compile()
         flops.append(compiled.cost_analysis()["flops"])
     assert flops[0] < 1.1 * flops[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "examples", "decay", "num", "ranks"),
+    [
+        ("plain", 4, 0.0, 1, {"stage": 8, "last": 8}),
+        ("plain", 4, 0.0, {"last": 2}, {"stage": 8, "last": None}),
+        ("plain", 4, 0.5, "auto", {"stage": None, "last": None}),
+        # Sixteen positions are as many probes; a convolution sums over a part of its input.
+        ("used twice", 4, 0.0, 1, {"stage": None, "again": None, "last": 8}),
+        ("same", 1, 0.0, 1, {"stage": None, "last": 8}),
+    ],
+)
+def test_an_automatic_rank_is_by_the_probes_behind_each_stage(name, examples, decay, num, ranks):
+    batch = tuple(part[:examples] for part in BATCH)
+    settings = {"rank": "auto", "probe": Probe(num=num), "feedback_decay": decay}
+    estimator = weight_mirror(MODELS[name], squared_error, check=False, **settings)
+    state = estimator.init(PARAMS, batch)
+    bases = {stage: each.basis for stage, each in state.subspace.items()}
+    found = {stage: None if basis is None else basis.shape[1] for stage, basis in bases.items()}
+    assert found == ranks
+    # The ranks are the state's from then on, whatever the batch.
+    both = jax.eval_shape(estimator.estimate, jax.random.key(0), PARAMS, BATCH, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(both[1], state)
+    assert estimator.due(100).move

@@ -46,6 +46,7 @@ PIPELINE = (
     "noise_correlation",
     "backprop",
     "weight_space",
+    "ranks",
     "methods",
     "groups",
     "transforms",
