@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, jaxpr_as_fun
 
 from nmnc_jax.dependence import Origins, inputs_of_scan, results_of
 from nmnc_jax.taps import TapLike, no_tap
@@ -319,7 +319,7 @@ def _alone(jaxpr: Jaxpr, equation: Any, arguments: Sequence[Any]) -> list[Any]:
     }
     kept = [variable for variable in equation.outvars if not isinstance(variable, DropVar)]
     alone = jaxpr.replace(constvars=[], invars=[*given], outvars=kept, eqns=[equation])
-    found = dict(zip(kept, jax.core.eval_jaxpr(alone, [], *given.values()), strict=True))
+    found = dict(zip(kept, jaxpr_as_fun(ClosedJaxpr(alone, ()))(*given.values()), strict=True))
     return [found.get(variable) for variable in equation.outvars]
 
 
