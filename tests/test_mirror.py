@@ -378,6 +378,7 @@ def test_a_step_without_probes_costs_what_backpropagation_costs():
         # Sixteen positions are as many probes; a convolution sums over a part of its input.
         ("used twice", 4, 0.0, 1, {"stage": None, "again": None, "last": 8}),
         ("same", 1, 0.0, 1, {"stage": None, "last": 8}),
+        ("over layers", 4, 0.0, 1, {"stage": 8, "last": 8}),
     ],
 )
 def test_an_automatic_rank_is_by_the_probes_behind_each_stage(name, examples, decay, num, ranks):
