@@ -12,6 +12,11 @@ JACOBIANS = ("oracle_subspace", "exact_feedback", "exact_feedback_manifold")
 """Methods that are told the exact Jacobian."""
 LAST_SEED = 2**31 - 4
 """A task's trials are drawn by a 32-bit number of up to 3 above the seed."""
+OPTIMISERS = (
+    *("adabelief", "adafactor", "adagrad", "adam", "adamw", "lamb", "lars", "lion", "nadam"),
+    *("nadamw", "novograd", "radam", "rmsprop", "sgd", "yogi"),
+)
+"""Optimisers of Optax by name."""
 TaskName = Literal["flip_flop", "context", "match", "evidence", "reach"]
 
 
@@ -100,8 +105,32 @@ class Config:
     """Training steps."""
     batch: int = 64
     """Examples per step."""
+    augment: bool = False
+    """photos, folder and cifar10 only: shift training images by up to an eighth of their side and
+    mirror half of them, at random. imagenet2012 is always cropped and mirrored."""
+
+    optimiser: str = "adam"
+    """Optimiser, by its name in Optax: adam, adamw, sgd, lars, lamb, lion and others."""
+    optimiser_settings: tuple[str, ...] = ()
+    """Its other arguments, each as NAME=VALUE: momentum=0.9 nesterov=True."""
     learning_rate: float = 1e-3
-    """Peak learning rate of Adam, decayed to zero by a cosine."""
+    """Peak learning rate."""
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    """How the learning rate goes on from its peak: to zero by a cosine, divided by ten after 1/3,
+    2/3 and 8/9 of the updates, or not at all."""
+    warmup: int = 0
+    """Updates in which the learning rate rises to its peak."""
+    weight_decay: float = 0.0
+    """Weight decay of all parameters but biases and those of norms: the optimiser's own (adamw,
+    lamb, lars, lion ...), or added to the gradient."""
+    clip_norm: float | None = None
+    """Norm to which a larger gradient is scaled; without, none is."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes, in training."""
+    average: float | None = None
+    """Decay of a moving average of the parameters, which is tested and saved in their place."""
+    accumulate: int = 1
+    """Steps whose gradients are averaged for one update of the parameters."""
     seed: int = 0
     """Seed of initial weights, data order and perturbations."""
 
@@ -163,7 +192,7 @@ class Config:
         mirrors = self.estimator in ("mirror", "mirror_manifold")
         counts = ("steps", "batch", "rank", "probes", "patch", "dense", "time_steps",
                   "update_every", "basis_batch", "basis_update_every", "log_every",
-                  "alignment_batch", "checkpoint_every")  # fmt: skip
+                  "alignment_batch", "checkpoint_every", "accumulate")  # fmt: skip
         for field in counts:
             if getattr(self, field) == "auto":
                 continue
@@ -174,6 +203,28 @@ class Config:
         for field in ("learning_rate", "sigma"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise UserError(f"{field} is {getattr(self, field)}; it takes a positive number")
+        if self.optimiser not in OPTIMISERS:
+            raise UserError(
+                f"optimiser is {self.optimiser!r}; it takes one of {', '.join(OPTIMISERS)}"
+            )
+        if self.warmup < 0:
+            raise UserError(f"warmup is {self.warmup}; it takes 0 or more")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"weight_decay is {self.weight_decay}; it takes 0 or a positive number")
+        if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
+            raise UserError(
+                f"clip_norm is {self.clip_norm}; it takes a positive number, or nothing"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"label_smoothing is {self.label_smoothing}; it takes a number from 0 to below 1"
+            )
+        if self.average is not None and not 0 < self.average < 1:
+            raise UserError(
+                f"average is {self.average}; it takes a number between 0 and 1, or nothing"
+            )
+        if self.augment and self.data not in ("photos", "folder", "cifar10"):
+            raise UserError(f"augment is True; {self.data} takes False")
         if not 0 <= self.feedback_decay < 1:
             raise UserError(
                 f"feedback_decay is {self.feedback_decay}; it takes a number from 0 to below 1"

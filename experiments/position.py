@@ -98,4 +98,4 @@ def trained_network(directory: Path) -> tuple[Config, Dataset, Any]:
         checkpoints.close()
     if found is None:
         raise UserError(f"{directory} holds no checkpoint")
-    return config, data, found[1].state.params
+    return config, data, found[1].state.network

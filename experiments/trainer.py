@@ -16,6 +16,7 @@ from experiments.config import Config, UserError, in_one_line
 from experiments.data import Dataset
 from experiments.mesh import Devices, make_devices
 from experiments.methods import Setting, build_estimator, readout_of, with_mirrored_layers
+from experiments.optimiser import build_optimiser, training_loss
 from nmnc_jax import ModelReport, backprop, check_model, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
 from nmnc_jax.layout import output_rows, tap_shapes
@@ -33,7 +34,7 @@ from nmnc_jax.models import (
 )
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import Manifold
-from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator
+from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, LossFn
 
 CHUNK = 256
 """Examples per pass when a network is tested, or credit compared with the exact credit."""
@@ -42,11 +43,24 @@ NOTHING = -1
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes."""
+    """Everything that a step changes.
+
+    Attributes:
+        params: parameters that are trained.
+        optimiser: state of the optimiser.
+        estimator: state of the method.
+        average: moving average of the parameters, where one is kept.
+    """
 
     params: Any
     optimiser: Any
     estimator: Any
+    average: Any = None
+
+    @property
+    def network(self) -> Any:
+        """Parameters that are tested and saved."""
+        return self.params if self.average is None else self.average
 
 
 class Trainer(NamedTuple):
@@ -136,13 +150,13 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
                 f"batch at tap {name!r}"
             )
     report = _report(config, model, data)
+    loss = training_loss(config, data)
 
     def setting(config: Config) -> Setting:
-        return Setting(config, apply_fn, data.loss, shapes, outputs.shape[1], report)
+        return Setting(config, apply_fn, loss, shapes, outputs.shape[1], report)
 
     estimator = build_estimator(setting(config))
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-    optimiser = optax.adam(schedule)
+    optimiser = build_optimiser(config)
 
     def ready(batch: Batch) -> Batch:
         return data.normalise(batch[0]), batch[1]
@@ -152,7 +166,9 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
             batch = ready(batch)
             if params is None:
                 params = model.init(key, jax.tree.map(lambda part: part[:1], batch[0]))
-            return TrainState(params, optimiser.init(params), seeded.init(params, batch))
+            # A copy: a step takes both away.
+            average = None if config.average is None else jax.tree.map(jnp.copy, params)
+            return TrainState(params, optimiser.init(params), seeded.init(params, batch), average)
 
         return fresh
 
@@ -177,7 +193,10 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
         )
         updates, optimised = optimiser.update(gradients, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimised, estimated), info.loss
+        average = state.average
+        if config.average is not None:
+            average = optax.incremental_update(params, average, 1 - config.average)
+        return TrainState(params, optimised, estimated, average), info.loss
 
     @jax.jit
     def tested(params: Any, batch: Batch) -> Array:
@@ -193,7 +212,7 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
         accuracy, loss = np.sum(found, axis=0) / data.test_size
         return {"test_accuracy": float(accuracy), "test_loss": float(loss)}
 
-    compare = _alignments(apply_fn, data, estimator, ready)
+    compare = _alignments(apply_fn, data, loss, estimator, ready)
     fixed = np.random.default_rng(0).permutation(data.train_size)[: config.alignment_batch]
     size = devices.size(min(CHUNK, len(fixed)))
     large = [
@@ -203,7 +222,7 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
 
     def measure(state: TrainState, key: Array, batch: Batch) -> dict[str, Any]:
         measured = compare(state, key, batch, large)
-        return {**test(state.params), **measured}
+        return {**test(state.network), **measured}
 
     placed = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -271,6 +290,7 @@ def chosen_ranks(memory: Any) -> dict[str, dict[str, Array]]:
 def _alignments(
     apply_fn: ApplyFn,
     data: Dataset,
+    loss: LossFn,
     estimator: Estimator,
     ready: Callable[[Batch], Batch],
 ) -> Callable[..., dict[str, Any]]:
@@ -285,14 +305,14 @@ def _alignments(
         params, memory = state.params, state.estimator
         chunk = ready(chunk)
         exact_key, credit_key = jax.random.split(key)
-        exact, _, told = backprop(apply_fn, data.loss).estimate(exact_key, params, chunk, ())
+        exact, _, told = backprop(apply_fn, loss).estimate(exact_key, params, chunk, ())
         credit = {}
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback and memory.layout.readout != "loss":
                 marked = apply_fn
                 if memory.layout.readout == "mirror":
                     marked = with_mirrored_layers(apply_fn)
-                credit = credit_from_state(marked, data.loss, params, chunk, memory)
+                credit = credit_from_state(marked, loss, params, chunk, memory)
                 credit = {name: credit[name] for name in told.credit}
             else:
                 credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit

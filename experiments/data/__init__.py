@@ -47,6 +47,10 @@ def load(config: Config) -> Dataset:
 
 def load_in_memory(config: Config) -> InMemory:
     """Loads one of the sets that fit into memory: all but imagenet2012; otherwise as `load`."""
+    return _in_memory(config)._replace(augment=config.augment)
+
+
+def _in_memory(config: Config) -> InMemory:
     _check_fields(config)
     if config.data == "folder":
         from experiments.data.folder import load_folder

@@ -95,6 +95,7 @@ class InMemory(NamedTuple):
         white: what a white pixel was before images were standardised.
         mean: what was subtracted from them.
         scale: by what they were multiplied then.
+        augment: whether training images are shifted and mirrored at random.
     """
 
     train_inputs: np.ndarray
@@ -105,6 +106,7 @@ class InMemory(NamedTuple):
     white: float
     mean: np.ndarray
     scale: np.ndarray
+    augment: bool = False
 
     loss = staticmethod(class_loss)
     correct = staticmethod(class_correct)
@@ -142,7 +144,12 @@ class InMemory(NamedTuple):
     ) -> Iterator[Examples]:
         """Yields these rows of each of these steps' batches."""
         for step in steps:
-            yield self.train_examples(batch_indices(self.train_size, batch, seed, step)[rows])
+            places = batch_indices(self.train_size, batch, seed, step)[rows]
+            images, targets = self.train_examples(places)
+            if self.augment:
+                random = np.random.default_rng((seed, step, 1))  # Not that of an epoch's order.
+                images = shifted_and_mirrored(images, random, rows)
+            yield images, targets
 
     def presented(self, images: np.ndarray) -> np.ndarray:
         """Makes other pictures, uint8 [images, side, side, 3], the inputs of a trained network."""
@@ -201,6 +208,27 @@ def _pixel_mean(
     pixels = sum(block.astype(np.float64) for block in blocks) / len(rows)
     axis = 0 if each_channel else None
     return np.reshape(pixels, (-1, images.shape[-1])).mean(axis=axis).astype(np.float32)
+
+
+def shifted_and_mirrored(
+    images: np.ndarray, random: np.random.Generator, rows: np.ndarray
+) -> np.ndarray:
+    """Shifts images by up to an eighth of their side, filled with the mean, and mirrors half.
+
+    Args:
+        images: standardised, [rows, height, width, channels].
+        random: of the step.
+        rows: of the batch, which give each image's shift wherever it is read.
+    """
+    _, height, width, _ = images.shape
+    most = max(height, width) // 8
+    drawn = random.integers((2 * most + 1, 2 * most + 1, 2), size=(rows.max(initial=0) + 1, 3))
+    padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    moved = np.empty_like(images)
+    for place, (down, across, mirrored) in enumerate(drawn[rows]):
+        part = padded[place, down : down + height, across : across + width]
+        moved[place] = part[:, ::-1] if mirrored else part
+    return moved
 
 
 def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""The optimiser of a run: one of Optax by name, with what is put around it."""
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from experiments.config import OPTIMISERS, Config, UserError
+from experiments.data import Dataset
+from experiments.data.dataset import class_loss
+from nmnc_jax.types import Array, LossFn, Params
+
+DROPS = (1 / 3, 2 / 3, 8 / 9)
+"""Shares of the updates after which the schedule "steps" divides the learning rate by ten."""
+
+
+def build_optimiser(config: Config) -> optax.GradientTransformation:
+    """Builds the optimiser that a configuration describes.
+
+    Gradients are clipped; weights decay, if they have two axes at least: biases and the parameters
+    of norms do not. Optimisers with a weight decay of their own take it there, decoupled from the
+    gradient where they decouple it; for others it is added to the gradient.
+
+    Raises:
+        UserError: naming the field, if Optax's function does not take a setting.
+    """
+    make = getattr(optax, config.optimiser)
+    takes = inspect.signature(make).parameters
+    settings = _settings(config, list(takes))
+    before = []
+    if config.clip_norm is not None:
+        before.append(optax.clip_by_global_norm(config.clip_norm))
+    masks = [name for name in ("mask", "weight_decay_mask") if name in takes]
+    if config.weight_decay and "weight_decay" in takes and masks:
+        settings |= {"weight_decay": config.weight_decay, masks[0]: _decays}
+    elif config.weight_decay:
+        before.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
+    try:
+        whole = optax.chain(*before, make(learning_rate_of(config), **settings))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimiser_settings is {config.optimiser_settings}: {error}") from error
+    if config.accumulate == 1:
+        return whole
+    return optax.MultiSteps(whole, config.accumulate).gradient_transformation()
+
+
+def learning_rate_of(config: Config) -> optax.Schedule:
+    """The learning rate by update: a linear warm-up to its peak, then the schedule.
+
+    Raises:
+        UserError: if the warm-up leaves no update.
+    """
+    updates, peak = config.steps // config.accumulate, config.learning_rate
+    after = updates - config.warmup
+    if after < 1:
+        raise UserError(f"warmup is {config.warmup}; it takes fewer than the {updates} updates")
+    schedules: dict[str, Callable[[], optax.Schedule]] = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, after),
+        "steps": lambda: optax.piecewise_constant_schedule(
+            peak, {round(share * updates) - config.warmup: 0.1 for share in DROPS}
+        ),
+    }
+    schedule = schedules[config.schedule]()
+    if not config.warmup:
+        return schedule
+    rising = optax.linear_schedule(0.0, peak, config.warmup)
+    return optax.join_schedules([rising, schedule], [config.warmup])
+
+
+def training_loss(config: Config, data: Dataset) -> LossFn:
+    """The loss that is trained: that of the data set, with its labels smoothed if asked for.
+
+    Raises:
+        UserError: if there are no labels.
+    """
+    if not config.label_smoothing:
+        return data.loss
+    if data.loss is not class_loss:
+        raise UserError(
+            f"label_smoothing is {config.label_smoothing}; {config.data} has no classes and takes 0"
+        )
+
+    def smoothed(outputs: Array, targets: Array) -> Array:
+        labels = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
+        return optax.softmax_cross_entropy(
+            outputs, optax.smooth_labels(labels, config.label_smoothing)
+        )
+
+    return smoothed
+
+
+def _decays(params: Params) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _settings(config: Config, takes: list[str]) -> dict[str, Any]:
+    """Reads ``NAME=VALUE`` for each argument of Optax's function but those with their own field."""
+    assert config.optimiser in OPTIMISERS
+    found = {}
+    own = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
+    free = [name for name in takes if name not in own]
+    for setting in config.optimiser_settings:
+        name, _, value = setting.partition("=")
+        if name not in free:
+            raise UserError(
+                f"optimiser_settings has {setting!r}; optax.{config.optimiser} takes "
+                f"NAME=VALUE of {', '.join(free)}"
+            )
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise UserError(
+                f"optimiser_settings has {setting!r}; its value takes a number, True or False"
+            ) from error
+    return found
