@@ -133,6 +133,8 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
         (["digits", "--learning-rate", "-1"], "learning_rate is -1.0; it takes a positive number"),
         (["photos", "--strides", "2"], "strides is"),
         (["digits", "--variant", "hard"], "variant is 'hard' with data 'digits'"),
+        (["photos", "--image-size", "64"], "image_size is 64; conv on photos does not use it"),
+        (["photos", "--patch", "4"], "patch is 4; conv on photos does not use it and takes 8"),
         (["characters", "--model", "mlp"], "model is 'mlp'; characters takes 'transformer'"),
         (
             ["characters", "--features", "8", "4"],
