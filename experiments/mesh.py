@@ -1,6 +1,6 @@
 """Devices as a mesh, and where everything is on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,21 @@ class Devices(NamedTuple):
     @property
     def _divided(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    def shapes(self, examples: Examples, count: int, *, divided: bool = True) -> Batch:
+        """The shapes of a batch of so many of such examples, for a program that is compiled only.
+
+        Args:
+            examples: one or more.
+            count: of the batch.
+            divided: whether it is divided over the devices, as by `place`, or whole on each.
+        """
+        where = self._divided if divided else self.replicated
+        inputs, targets = (
+            jax.ShapeDtypeStruct((count, *part.shape[1:]), part.dtype, sharding=where)
+            for part in examples
+        )
+        return inputs, targets
 
     def place(self, batch: int, examples: Examples) -> Batch:
         """Joins what each process has read of a batch to one array over all devices."""
@@ -107,13 +122,17 @@ class Devices(NamedTuple):
         return state._replace(step=self.replicated, subspace=by_tap[0], feedback=by_tap[1])
 
 
-def make_devices(config: Config) -> Devices:
+def make_devices(config: Config, there: Sequence[Any] | None = None) -> Devices:
     """Lays out the devices that a configuration asks for; without, all there are.
+
+    Args:
+        config: asks for a number of them.
+        there: those that there are; None: this host's.
 
     Raises:
         UserError: if there are fewer.
     """
-    there = jax.devices()
+    there = there or jax.devices()
     count = config.devices or len(there)
     if count > len(there):
         raise UserError(f"devices is {count}; there are {len(there)}")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -74,6 +75,9 @@ class Trainer(NamedTuple):
             chosen; training accuracy and exact credit are those of a large fixed batch.
         template: the state's shapes and where its arrays lie.
         devices: what it runs on.
+        start: ``start(key, batch, params=None) -> TrainState``, the program behind `init` for the
+            configuration's own seed.
+        tested: ``tested(params, batch) -> [2]``, right answers and losses, summed.
     """
 
     init: Callable[..., TrainState]
@@ -82,6 +86,8 @@ class Trainer(NamedTuple):
     measure: Callable[[TrainState, Array, Batch], dict[str, Any]]
     template: TrainState
     devices: Devices
+    start: Callable[..., TrainState]
+    tested: Callable[[Any, Batch], Array]
 
 
 def build_model(config: Config, outputs: int) -> nn.Module:
@@ -121,18 +127,22 @@ def refusals(config: Config) -> Iterator[None]:
         raise UserError(f"{what} is refused: {in_one_line(error)}") from error
 
 
-def make_trainer(config: Config, data: Dataset) -> Trainer:
+def make_trainer(config: Config, data: Dataset, devices: Devices | None = None) -> Trainer:
     """Builds the run that a configuration describes, on a data set, for any seed.
+
+    Args:
+        config: the run.
+        data: its data set.
+        devices: what it runs on; None: those of this host that the configuration asks for.
 
     Raises:
         UserError: if the network or the method refuses a setting.
     """
     with refusals(config):
-        return _make_trainer(config, data)
+        return _make_trainer(config, data, devices or make_devices(config))
 
 
-def _make_trainer(config: Config, data: Dataset) -> Trainer:
-    devices = make_devices(config)
+def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     model = build_model(config, data.outputs)
     apply_fn: Any = model.apply
     images, targets = (
@@ -177,13 +187,16 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
         estimator=devices.estimator_state(first.estimator, shapes, config.divide_units)
     )
 
+    def started(seeded: Estimator) -> Callable[..., TrainState]:
+        return jax.jit(initial(seeded), out_shardings=lies)
+
     def init(seed: int, params: Any = None) -> TrainState:
         places = np.random.default_rng(seed).permutation(data.train_size)[: config.basis_batch]
         batch = devices.everywhere(data.train_examples(places))
         # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
         own = dataclasses.replace(config, seed=seed)
-        seeded = build_estimator(setting(own))
-        return jax.jit(initial(seeded), out_shardings=lies)(jax.random.key(seed), batch, params)
+        start = started(build_estimator(setting(own)))
+        return start(jax.random.key(seed), batch, params)
 
     def train_step(
         state: TrainState, key: Array, batch: Batch, due: Due | None = None
@@ -213,15 +226,18 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
         return {"test_accuracy": float(accuracy), "test_loss": float(loss)}
 
     compare = _alignments(apply_fn, data, loss, estimator, ready)
-    fixed = np.random.default_rng(0).permutation(data.train_size)[: config.alignment_batch]
-    size = devices.size(min(CHUNK, len(fixed)))
-    large = [
-        devices.gather(data.train_examples, fixed[at : at + size])
-        for at in range(0, len(fixed) // size * size, size)
-    ]
+
+    @cache
+    def large() -> list[Batch]:
+        fixed = np.random.default_rng(0).permutation(data.train_size)[: config.alignment_batch]
+        size = devices.size(min(CHUNK, len(fixed)))
+        return [
+            devices.gather(data.train_examples, fixed[at : at + size])
+            for at in range(0, len(fixed) // size * size, size)
+        ]
 
     def measure(state: TrainState, key: Array, batch: Batch) -> dict[str, Any]:
-        measured = compare(state, key, batch, large)
+        measured = compare(state, key, batch, large())
         return {**test(state.network), **measured}
 
     placed = jax.tree.map(
@@ -235,7 +251,8 @@ def _make_trainer(config: Config, data: Dataset) -> Trainer:
         static_argnames="due",
         out_shardings=(lies, devices.replicated),
     )
-    return Trainer(init, step, estimator.due, measure, placed, devices)
+    start = started(estimator)
+    return Trainer(init, step, estimator.due, measure, placed, devices, start, tested)
 
 
 _REPORTS: dict[tuple[Any, ...], ModelReport] = {}

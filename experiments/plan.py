@@ -1,0 +1,103 @@
+"""Plans a run without its hardware: ``python -m experiments.plan CONFIG --topology v5e:4x4``.
+
+Every program of the run is compiled for the chips, which need not be there, and nothing is
+computed on them: the compiler says operations, memory and what goes between chips. TPUs take the
+compiler of ``pip install 'nmnc_jax[tpu]'``.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from experiments.command import parse, run_command, write_json
+from experiments.compiled import Cost, TooLarge
+from experiments.config import Config
+from experiments.data.described import describe
+from experiments.files import expanded
+from experiments.methods import check_method
+from experiments.programs import Plan, plan
+from experiments.topology import find_topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of `experiments.plan`."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    """The run."""
+    topology: str = "cpu"
+    """Chips to compile for: v5e:4x4, v5p:4x4x4 and the like need not be there; cpu, gpu and tpu
+    are this host's."""
+    json: Path | None = None
+    """Where to write the figures."""
+
+
+def remedy(large: Cost | TooLarge, config: Config) -> str:
+    """What to change where a program does not fit: the larger part of its memory first."""
+    smaller = {"init": "a smaller --basis-batch", "evaluation": "more chips"}
+    ways = [smaller.get(large.name, "a smaller --batch, or the same on more chips")]
+    if config.precision == "float32" and config.model in ("alexnet", "resnet18", "resnet50"):
+        ways.append("--precision bfloat16")
+    held = [] if config.estimator == "backprop" else ["--divide-units", "a smaller --rank"]
+    if isinstance(large, Cost) and large.argument_bytes > large.temporary_bytes:
+        ways = [*held, *ways]
+    else:
+        ways = [*ways, *held]
+    known = f" ({large.reason})" if isinstance(large, TooLarge) else ""
+    return f"{large.name} does not fit{known}. What helps, most likely first: {'; '.join(ways)}."
+
+
+def table(planned: Plan) -> Table:
+    """The figures for a person to read."""
+    memory = planned.topology.memory
+    chip = "" if memory is None else f" of {decimal(memory)}"
+    shown = Table(title=f"{planned.topology.name}: each of {planned.chips} chips")
+    columns = ("program", "compiled in", "TFLOP", "ratio", "read, written", "arguments",
+               "temporary", "output", f"memory{chip}", "collectives")  # fmt: skip
+    for column in columns:
+        shown.add_column(
+            column, justify="left" if column in ("program", "collectives") else "right"
+        )
+    for each in (*planned.costs, planned.backprop):
+        figures, seconds = ["does not fit"], f"{each.compile_seconds:.1f} s"
+        if isinstance(each, Cost):
+            ratio = planned.flops_ratio(each)
+            sizes = (int(each.bytes_accessed), each.argument_bytes, each.temporary_bytes,
+                     each.output_bytes, each.peak_bytes)  # fmt: skip
+            sent = "\n".join(f"{kind} {decimal(n)}" for kind, n in each.collective_bytes.items())
+            times = "" if ratio is None else f"{ratio:.2f}"
+            figures = [f"{each.flops / 1e12:.3g}", times, *map(decimal, sizes), sent]
+        shown.add_row(each.name, seconds, *figures)
+    return shown
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line and runs it."""
+    options = parse("experiments.plan", Options, arguments)
+    config = dataclasses.replace(options.config, estimator=check_method(options.config.estimator))
+    config.check()
+    topology = find_topology(options.topology)
+    # A table as wide as this one is of no use in lines of 80 letters.
+    console = Console() if Console().is_terminal else Console(width=160)
+    planned = plan(
+        config, describe(config), topology, lambda name: console.print(f"compiling {name}")
+    )
+    console.print(table(planned))
+    mean = planned.mean_flops_ratio
+    if mean is not None:
+        console.print(f"A step takes {mean:.2f} of backpropagation's operations, in the mean.")
+    for each in planned.too_large:
+        console.print(remedy(each, config))
+    if planned.fits:
+        console.print("It fits.")
+    if options.json is not None:
+        write_json(expanded(options.json), planned.as_json())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,101 @@
+"""Chips that a program is compiled for: TPUs that are not there, or this host's devices."""
+
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.config import UserError, in_one_line
+
+
+class Chip(NamedTuple):
+    """A kind of TPU.
+
+    Attributes:
+        memory: bytes of one chip.
+        accelerator: what libtpu calls a slice of them, before the number of chips or cores.
+        cores: that the number counts for each chip.
+    """
+
+    memory: int
+    accelerator: str
+    cores: int
+
+
+GIB = 2**30
+CHIPS = {
+    "v5e": Chip(16 * GIB, "v5litepod", 1),
+    "v5p": Chip(95 * GIB, "v5p", 2),
+    "v6e": Chip(32 * GIB, "v6e", 1),
+}
+"""Source: the system architecture pages of Cloud TPU (cloud.google.com/tpu/docs/v5e, v5p, v6e)."""
+LOCAL = ("cpu", "gpu", "tpu")
+
+
+class Topology(NamedTuple):
+    """Where a run is planned.
+
+    Attributes:
+        name: as it was asked for.
+        devices: its chips.
+        memory: bytes of one chip; None where it is not known.
+        local: whether programs can run here.
+    """
+
+    name: str
+    devices: list[Any]
+    memory: int | None
+    local: bool
+
+
+def find_topology(name: str) -> Topology:
+    """Finds the chips of a topology.
+
+    Args:
+        name: KIND:AxB, such as v5e:4x4, for TPUs that need not be there; or cpu, gpu or tpu for
+            this host's devices.
+
+    Raises:
+        UserError: if there is none of that name, or libtpu is not installed.
+    """
+    if name in LOCAL:
+        if name == "cpu":
+            jax.config.update("jax_platforms", "cpu")  # No other platform is looked for.
+        try:
+            devices = jax.devices(name)
+        except RuntimeError as error:
+            raise UserError(f"topology is {name!r}: {in_one_line(error)}") from error
+        told = devices[0].memory_stats() or {}
+        return Topology(name, devices, told.get("bytes_limit"), local=True)
+    kind, _, grid = name.partition(":")
+    if kind not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", grid):
+        takes = ", ".join([f"{kind}:AxB" for kind in CHIPS] + list(LOCAL))
+        raise UserError(f"topology is {name!r}; it takes one of {takes}, such as v5e:4x4")
+    return Topology(name, _absent(name, kind, grid), CHIPS[kind].memory, local=False)
+
+
+def _absent(topology: str, kind: str, grid: str) -> list[Any]:
+    count = math.prod(map(int, grid.split("x")))
+    chip = CHIPS[kind]
+    # libtpu otherwise asks the machine which TPU it has, and lets one process at a time use it.
+    settings = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-{count * chip.cores}",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"topology {topology!r} cannot be compiled for: {in_one_line(error)}; it takes libtpu, "
+            "as of pip install 'nmnc_jax[tpu]'"
+        ) from error
+    return list(found.devices)

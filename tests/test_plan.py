@@ -1,0 +1,131 @@
+"""Plans: what the compiler says of a run's programs, for chips that need not be there."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from experiments import plan
+from experiments.compiled import Cost, Program, collectives, compile_cost, size_of
+from experiments.config import UserError, load_config
+from experiments.data.described import describe
+from experiments.programs import NOTHING
+
+FIGURES = {"compile_seconds", "flops", "bytes_accessed", "argument_bytes", "temporary_bytes",
+           "output_bytes"}  # fmt: skip
+SMALL = [
+    *("--model", "mlp", "--features", "16", "--strides", "--rank", "4", "--basis-batch", "16"),
+    *("--batch", "32", "--update-every", "2", "--basis-update-every", "4", "--steps", "8"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _promotion_that_optax_takes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def divided_program(kind):
+    """A program of one collective of known size on 8 devices."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    by_row, by_column, whole = (
+        NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("data",), (None, "data"), ())
+    )
+    rows = jax.ShapeDtypeStruct((64, 16), jnp.float32, sharding=by_row)
+    functions = {
+        "all-reduce": (lambda x: x.T @ x, whole),
+        "all-gather": (lambda x: x * 2, whole),
+        "all-to-all": (lambda x: x * 2, by_column),
+    }
+    function, out = functions[kind]
+    return Program(kind, NOTHING, jax.jit(function, out_shardings=out), (rows,), {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("all-reduce", 16 * 16), ("all-gather", 64 * 16), ("all-to-all", 8 * 16)]
+)
+def test_collectives_are_counted_by_kind_and_bytes(kind, size):
+    cost = compile_cost(divided_program(kind))
+    assert isinstance(cost, Cost)
+    assert cost.collective_bytes == {kind: 4 * size}
+    assert cost.argument_bytes == 4 * 64 * 16 // 8
+
+
+def test_collectives_in_two_parts_and_of_tuples_count_once():
+    text = """
+      %p = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+      %q = f32[4]{0} parameter(1)
+      %start = (bf16[8,128]{1,0}, bf16[32,128]{1,0}) all-gather-start(%p), dimensions={0}
+      %done = bf16[32,128]{1,0:T(8,128)(2,1)} all-gather-done(%start)
+      %sum = (bf16[8,128]{1,0}, f32[4]{0}) all-reduce(%p, %q), to_apply=%add
+      ROOT %part = bf16[2,128]{1,0} reduce-scatter(%p), dimensions={0}
+    """
+    assert collectives(text) == {
+        "all-gather": 2 * 32 * 128,
+        "all-reduce": 2 * 8 * 128 + 16,
+        "reduce-scatter": 2 * 8 * 128,
+    }
+    assert size_of("(pred[3], s4[3]{0}, f8e4m3fn[2,2], token[], f32[])") == 3 + 2 + 4 + 4
+
+
+def test_a_plan_names_every_program_of_the_schedule(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    plan.main(["digits", *SMALL, "--topology", "cpu", "--devices", "8", "--json", str(out)])
+    planned = json.loads(out.read_text())
+    assert (planned["topology"], planned["chips"], planned["fits"]) == ("cpu", 8, None)
+    dues = [each["due"] for each in planned["programs"]]
+    due = [(each["probe"], each["move"]) for each in dues]
+    assert due == [(False, False), (True, False), (True, True)]
+    # Steps 0, 2 and 6 probe, step 4 moves the basis besides.
+    flops = [each["flops"] for each in planned["programs"]]
+    mean = (4 * flops[0] + 3 * flops[1] + flops[2]) / 8
+    assert planned["mean_flops_ratio"] == pytest.approx(mean / planned["backprop"]["flops"])
+    for each in (*planned["programs"], planned["init"], planned["evaluation"], planned["backprop"]):
+        assert all(each[figure] > 0 for figure in FIGURES - {"temporary_bytes"})
+        assert isinstance(each["collective_bytes"], dict)
+    gradients = planned["backprop"]["collective_bytes"]["all-reduce"]
+    assert 4 * (64 * 16 + 16 * 10) < gradients < 4 * (64 * 16 + 16 * 10) + 200
+    assert "step with probes and basis update" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [("v5e", "topology is 'v5e'; it takes one of v5e:AxB"), ("v9:2x2", "topology is 'v9:2x2'")],
+)
+def test_unknown_topologies_are_refused(topology, message):
+    with pytest.raises(UserError, match=message):
+        plan.main(["digits", "--topology", topology])
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "classes", "size"),
+    [("cifar10", 32, 10, 50_000), ("imagenet_resnet18_nmnc", 224, 1000, 1_281_167)],
+)
+def test_described_data_have_the_shapes_of_the_real_ones(name, side, classes, size):
+    data = describe(load_config(name))
+    images, targets = data.train_examples(np.arange(2))
+    assert images.shape == (2, side, side, 3)
+    assert (data.outputs, data.train_size, targets.dtype) == (classes, size, np.int32)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU's compiler, is missing"
+)
+def test_a_step_compiles_for_tpus_that_are_not_there(tmp_path):
+    out = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "experiments.plan", "digits", *SMALL, "--topology", "v5e:2x2"]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    ended = subprocess.run(
+        [*command, "--json", str(out)], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    planned = json.loads(out.read_text())
+    assert (planned["topology"], planned["chips"], planned["fits"]) == ("v5e:2x2", 4, True)
+    assert planned["backprop"]["collective_bytes"].keys() == {"all-reduce"}
