@@ -11,6 +11,7 @@ from nmnc_jax.types import Due
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?(%?[\w.-]+) = (.+?) ([a-z][\w-]*)\((.*)$", re.MULTILINE)
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 
 
@@ -131,12 +132,18 @@ def collectives(text: str) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     found: Counter[str] = Counter()
+    channels: set[str] = set()
     for name, shape, operation, rest in _INSTRUCTION.findall(text):
         sizes[name] = size_of(shape)
         # A collective in two parts: the first one's shape holds operands and buffers too.
         kind = operation.removesuffix("-done")
         if kind not in COLLECTIVES:
             continue
+        # A TPU divides one over the computations that it runs beside.
+        channel = _CHANNEL.search(rest)
+        if channel and channel[1] in channels:
+            continue
+        channels |= {channel[1]} if channel else set()
         given = 0
         if kind == operation:
             given = sum(sizes.get(name, 0) for name in re.findall(r"%[\w.-]+", rest.split(")")[0]))

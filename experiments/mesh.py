@@ -12,7 +12,8 @@ from experiments.config import Config, UserError
 from experiments.data import Examples
 from nmnc_jax.layout import TapShape
 from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.types import Batch, Due, Estimator
+from nmnc_jax.subspace import Subspace, SubspaceState
+from nmnc_jax.types import Array, Batch, Due, Estimator
 
 
 class Devices(NamedTuple):
@@ -46,15 +47,9 @@ class Devices(NamedTuple):
     def _divided(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
-    def shapes(self, examples: Examples, count: int, *, divided: bool = True) -> Batch:
-        """The shapes of a batch of so many of such examples, for a program that is compiled only.
-
-        Args:
-            examples: one or more.
-            count: of the batch.
-            divided: whether it is divided over the devices, as by `place`, or whole on each.
-        """
-        where = self._divided if divided else self.replicated
+    def shapes(self, examples: Examples, count: int) -> Batch:
+        """The shapes of a batch of such examples, for a program that is only compiled."""
+        where = self.of_batch(count)
         inputs, targets = (
             jax.ShapeDtypeStruct((count, *part.shape[1:]), part.dtype, sharding=where)
             for part in examples
@@ -78,11 +73,15 @@ class Devices(NamedTuple):
         """A batch of chosen examples, of which each process reads its own rows."""
         return self.place(len(indices), read(indices[self.rows(len(indices))]))
 
-    def everywhere(self, examples: Examples) -> Batch:
-        """Examples that every device holds whole."""
+    def of_batch(self, count: int) -> NamedSharding:
+        """Where a batch of any size is: divided, or whole on every device where it does not."""
+        return self.replicated if count % self.mesh.shape["data"] else self._divided
+
+    def any_size(self, examples: Examples) -> Batch:
+        """Examples that every process has read, as a batch of any size."""
+        where = self.of_batch(len(examples[1]))
         inputs, targets = (
-            jax.make_array_from_callback(part.shape, self.replicated, part.__getitem__)
-            for part in examples
+            jax.make_array_from_callback(part.shape, where, part.__getitem__) for part in examples
         )
         return inputs, targets
 
@@ -95,31 +94,54 @@ class Devices(NamedTuple):
             divide: whether the bases' and the feedback's unit axes are divided over `data`, for
                 taps too wide to be held whole by every device; otherwise all is replicated.
         """
-        axis = self.mesh.shape["data"]
-
-        def over_units(units: int) -> Callable[[Any], NamedSharding]:
-            def sharding(leaf: Any) -> NamedSharding:
-                divided = [size == units and units % axis == 0 for size in leaf.shape]
-                at = divided.index(True) if any(divided) else None
-                spec = ["data" if place == at else None for place in range(leaf.ndim)]
-                return NamedSharding(self.mesh, PartitionSpec(*spec))
-
-            return sharding
-
         if not (divide and isinstance(state, NoiseCorrelationState)):
             return jax.tree.map(lambda leaf: self.replicated, state)
-        # A mirror has the form of its layer's weights, and is replicated as they are.
+
+        def over_units(name: str) -> Callable[[Any], NamedSharding]:
+            # A mirror has the form of its layer's weights, and is replicated as they are.
+            if name not in shapes:
+                return lambda leaf: self.replicated
+            return lambda leaf: self.by_units(leaf, shapes[name].units)
+
         by_tap = [
-            {
-                name: jax.tree.map(
-                    over_units(shapes[name].units) if name in shapes else lambda _: self.replicated,
-                    memory,
-                )
-                for name, memory in part.items()
-            }
+            {name: jax.tree.map(over_units(name), memory) for name, memory in part.items()}
             for part in (state.subspace, state.feedback)
         ]
         return state._replace(step=self.replicated, subspace=by_tap[0], feedback=by_tap[1])
+
+    def by_units(self, leaf: Any, units: int) -> NamedSharding:
+        """Divides an array's axis of units over the devices, where it has one that divides."""
+        axis = self.mesh.shape["data"]
+        divided = [size == units and units % axis == 0 for size in leaf.shape]
+        at = divided.index(True) if any(divided) else None
+        spec = ["data" if place == at else None for place in range(leaf.ndim)]
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def divide_updates(self, subspace: Subspace) -> Subspace:
+        """Divides the work on a subspace over the devices, by units.
+
+        The activity goes from device to device once, as it is divided by examples. Besides, Gram
+        matrices are summed, and the new basis is gathered where every device holds it whole.
+        """
+        if self.mesh.size == 1:
+            return subspace
+
+        def divided(tree: Any, units: int) -> Any:
+            return jax.tree.map(
+                lambda leaf: jax.lax.with_sharding_constraint(leaf, self.by_units(leaf, units)),
+                tree,
+            )
+
+        def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
+            units = activity.shape[1]
+            return divided(subspace.init(name, divided(activity, units), key), units)
+
+        def update(state: SubspaceState, activity: Array) -> SubspaceState:
+            units = activity.shape[1]
+            assert subspace.update is not None
+            return divided(subspace.update(*divided((state, activity), units)), units)
+
+        return subspace._replace(init=init, update=subspace.update and update)
 
 
 def make_devices(config: Config, there: Sequence[Any] | None = None) -> Devices:

@@ -13,6 +13,7 @@ from experiments.controls import (
     one_step,
     without_rotation,
 )
+from experiments.mesh import Devices
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.layout import TapShape
 from nmnc_jax.linen import mirror_layers
@@ -32,6 +33,7 @@ class Setting(NamedTuple):
         shapes: the model's taps.
         outputs: number of outputs per example.
         report: what was found of the model; None where the method assumes nothing of it.
+        devices: over which work on the components is divided; None: it is not.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Setting(NamedTuple):
     shapes: dict[str, TapShape]
     outputs: int
     report: nmnc_jax.ModelReport | None
+    devices: Devices | None = None
 
     @property
     def causal(self) -> dict[str, bool] | None:
@@ -68,12 +71,13 @@ class Setting(NamedTuple):
     def components(self) -> nmnc_jax.Subspace:
         """The manifold."""
         config = self.config
-        return nmnc_jax.pca(
+        components = nmnc_jax.pca(
             self.rank,
             explained_variance=config.explained_variance,
             update_every=config.basis_update_every,
             decay=config.basis_decay,
         )
+        return self.devices.divide_updates(components) if self.devices else components
 
     def with_feedback(self, subspace: nmnc_jax.Subspace, readout: str | None = None) -> Estimator:
         """Noise correlation with learned feedback."""

@@ -129,7 +129,7 @@ def step_program(trainer: Trainer, config: Config, data: Dataset, due: Due) -> P
 def first_program(trainer: Trainer, config: Config, data: Dataset) -> Program:
     """The start, with its first basis."""
     count = min(config.basis_batch, data.train_size)
-    batch = trainer.devices.shapes(_one(data), count, divided=False)
+    batch = trainer.devices.shapes(_one(data), count)
     return Program("init", NOTHING, trainer.start, (_key(trainer), batch), {})
 
 

@@ -163,7 +163,7 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     loss = training_loss(config, data)
 
     def setting(config: Config) -> Setting:
-        return Setting(config, apply_fn, loss, shapes, outputs.shape[1], report)
+        return Setting(config, apply_fn, loss, shapes, outputs.shape[1], report, devices)
 
     estimator = build_estimator(setting(config))
     optimiser = build_optimiser(config)
@@ -192,7 +192,7 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
 
     def init(seed: int, params: Any = None) -> TrainState:
         places = np.random.default_rng(seed).permutation(data.train_size)[: config.basis_batch]
-        batch = devices.everywhere(data.train_examples(places))
+        batch = devices.any_size(data.train_examples(places))
         # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
         own = dataclasses.replace(config, seed=seed)
         start = started(build_estimator(setting(own)))

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 
+import nmnc_jax
+from experiments.compiled import collectives
 from experiments.config import Config, UserError
 from experiments.data import load
 from experiments.mesh import make_devices
@@ -140,3 +142,22 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
     for one, other in zip(without_time(tmp_path / "one"), without_time(two), strict=True):
         assert one["step"] == other["step"]
         assert one["test_accuracy"] == pytest.approx(other["test_accuracy"])
+
+
+def test_a_basis_update_moves_the_activity_once_and_sums_gram_matrices():
+    devices = make_devices(dataclasses.replace(CONFIG, devices=8))
+    units, rank, batch = 512, 4, 16
+    plain = nmnc_jax.pca(rank)
+    state = plain.init("x", jax.random.normal(jax.random.key(0), (batch, units)))
+    rows = jax.random.normal(jax.random.key(1), (batch, units))
+    divided = devices.divide_updates(plain)
+    update = jax.jit(divided.update, out_shardings=devices.replicated)
+    arguments = jax.device_put((state, rows), (devices.replicated, devices.of_batch(batch)))
+    for one, eight in zip(plain.update(state, rows), update(*arguments), strict=True):
+        assert one is eight or np.abs(one - eight).max() < 1e-4 * np.abs(one).max()
+    sent = collectives(update.lower(*arguments).compile().as_text())
+    gathered = 4 * units * (rank + 1)  # The basis and the mean, which each device holds whole.
+    assert sent["all-gather"] == gathered
+    assert sent["all-to-all"] == 4 * batch * units // 8
+    assert sent["all-reduce"] < 4 * 4 * (batch + rank + 1) ** 2
+    assert set(sent) == {"all-gather", "all-to-all", "all-reduce"}

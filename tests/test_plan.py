@@ -65,11 +65,14 @@ def test_collectives_in_two_parts_and_of_tuples_count_once():
       %start = (bf16[8,128]{1,0}, bf16[32,128]{1,0}) all-gather-start(%p), dimensions={0}
       %done = bf16[32,128]{1,0:T(8,128)(2,1)} all-gather-done(%start)
       %sum = (bf16[8,128]{1,0}, f32[4]{0}) all-reduce(%p, %q), to_apply=%add
+      %once = bf16[8,128]{1,0} all-to-all(%p), channel_id=3, dimensions={0}
+      %again = bf16[8,128]{1,0} all-to-all(%p), channel_id=3, dimensions={0}
       ROOT %part = bf16[2,128]{1,0} reduce-scatter(%p), dimensions={0}
     """
     assert collectives(text) == {
         "all-gather": 2 * 32 * 128,
         "all-reduce": 2 * 8 * 128 + 16,
+        "all-to-all": 2 * 8 * 128,
         "reduce-scatter": 2 * 8 * 128,
     }
     assert size_of("(pred[3], s4[3]{0}, f8e4m3fn[2,2], token[], f32[])") == 3 + 2 + 4 + 4
