@@ -47,6 +47,7 @@ class Cost(NamedTuple):
         temporary_bytes: memory that is needed besides while the program runs.
         output_bytes: memory of what it returns, but for what is written over its arguments.
         collective_bytes: kind of collective to bytes, as by `collectives`.
+        seconds: that it takes, where it was measured.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Cost(NamedTuple):
     temporary_bytes: int
     output_bytes: int
     collective_bytes: dict[str, int]
+    seconds: float | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -66,7 +68,10 @@ class Cost(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The form in which a plan is written."""
-        return self._asdict() | {"due": {"probe": self.due.probe, "move": self.due.move}}
+        known = self._asdict() | {"due": {"probe": self.due.probe, "move": self.due.move}}
+        if self.seconds is None:
+            del known["seconds"]
+        return known
 
 
 class TooLarge(NamedTuple):

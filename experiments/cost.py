@@ -1,14 +1,17 @@
-"""Time of a training step of each method over backpropagation's, interleaved in one run."""
+"""Time of a run's programs, and of a step of each method over backpropagation's."""
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.config import Config
 from experiments.data import Dataset
-from experiments.trainer import Trainer, make_trainer
+from experiments.trainer import CHUNK, Trainer, make_trainer
+from nmnc_jax.types import Due
 
 ROUNDS = 3
 
@@ -61,3 +64,48 @@ def step_costs(
             "greatest": float(ratios.max()),
         }
     return costs
+
+
+def program_times(
+    trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due]
+) -> tuple[dict[Due, float], float, float]:
+    """Times each program of a run by itself, on the devices that the trainer is on.
+
+    Args:
+        trainer: the run's functions.
+        config: the run.
+        data: its data set.
+        dues: what may be due in a step.
+
+    Returns:
+        Median seconds of a step by what is due, of the start, and of the test of a batch.
+    """
+    devices, key = trainer.devices, jax.random.key(config.seed)
+    batch = devices.gather(data.train_examples, np.arange(config.batch))
+    state = trainer.init(config.seed)
+
+    def step(due: Due) -> Any:
+        nonlocal state
+        state, loss = trainer.step(state, key, batch, due=due)
+        return state, loss
+
+    steps = {due: _seconds(lambda due=due: step(due)) for due in dues}
+    count = min(config.basis_batch, data.train_size)
+    first = devices.any_size(data.train_examples(np.arange(count)))
+    tested = np.arange(devices.size(min(CHUNK, data.test_size)))
+    tested = devices.gather(data.test_examples, tested)
+    return (
+        steps,
+        _seconds(lambda: trainer.start(key, first)),
+        _seconds(lambda: trainer.tested(state.params, tested)),
+    )
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    """Median time of a call, after one that may compile."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))

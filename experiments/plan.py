@@ -16,7 +16,7 @@ from rich.table import Table
 
 from experiments.command import parse, run_command, write_json
 from experiments.compiled import Cost, TooLarge
-from experiments.config import Config
+from experiments.config import Config, UserError
 from experiments.data.described import describe
 from experiments.files import expanded
 from experiments.methods import check_method
@@ -35,6 +35,8 @@ class Options:
     are this host's."""
     json: Path | None = None
     """Where to write the figures."""
+    measure: bool = False
+    """Run the programs too, on this host's devices, and time them."""
 
 
 def remedy(large: Cost | TooLarge, config: Config) -> str:
@@ -58,7 +60,7 @@ def table(planned: Plan) -> Table:
     chip = "" if memory is None else f" of {decimal(memory)}"
     shown = Table(title=f"{planned.topology.name}: each of {planned.chips} chips")
     columns = ("program", "compiled in", "TFLOP", "ratio", "read, written", "arguments",
-               "temporary", "output", f"memory{chip}", "collectives")  # fmt: skip
+               "temporary", "output", f"memory{chip}", "milliseconds", "collectives")  # fmt: skip
     for column in columns:
         shown.add_column(
             column, justify="left" if column in ("program", "collectives") else "right"
@@ -70,8 +72,9 @@ def table(planned: Plan) -> Table:
             sizes = (int(each.bytes_accessed), each.argument_bytes, each.temporary_bytes,
                      each.output_bytes, each.peak_bytes)  # fmt: skip
             sent = "\n".join(f"{kind} {decimal(n)}" for kind, n in each.collective_bytes.items())
+            taken = "" if each.seconds is None else f"{1000 * each.seconds:.1f}"
             times = "" if ratio is None else f"{ratio:.2f}"
-            figures = [f"{each.flops / 1e12:.3g}", times, *map(decimal, sizes), sent]
+            figures = [f"{each.flops / 1e12:.3g}", times, *map(decimal, sizes), taken, sent]
         shown.add_row(each.name, seconds, *figures)
     return shown
 
@@ -84,9 +87,16 @@ def main(arguments: Sequence[str]) -> None:
     topology = find_topology(options.topology)
     # A table as wide as this one is of no use in lines of 80 letters.
     console = Console() if Console().is_terminal else Console(width=160)
-    planned = plan(
-        config, describe(config), topology, lambda name: console.print(f"compiling {name}")
-    )
+    if options.measure and not topology.local:
+        raise UserError(f"measure takes this host's devices; topology is {topology.name!r}")
+
+    def report(each: Cost | TooLarge) -> None:
+        figures = "it does not fit"
+        if isinstance(each, Cost):
+            figures = f"{each.flops / 1e12:.3g} TFLOP, {decimal(each.peak_bytes)}"
+        console.print(f"{each.name}: compiled in {each.compile_seconds:.0f} s, {figures}")
+
+    planned = plan(config, describe(config), topology, report, measure=options.measure)
     console.print(table(planned))
     mean = planned.mean_flops_ratio
     if mean is not None:

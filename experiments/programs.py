@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.compiled import Cost, Program, TooLarge, compile_cost
 from experiments.config import Config
+from experiments.cost import program_times
 from experiments.data import Dataset
 from experiments.mesh import make_devices
 from experiments.topology import Topology
@@ -84,14 +85,22 @@ class Plan(NamedTuple):
         }
 
 
-def plan(config: Config, data: Dataset, topology: Topology, report: Callable[[str], None]) -> Plan:
+def plan(
+    config: Config,
+    data: Dataset,
+    topology: Topology,
+    report: Callable[[Cost | TooLarge], None],
+    *,
+    measure: bool = False,
+) -> Plan:
     """Compiles every program of a run, and backpropagation's step beside it.
 
     Args:
         config: the run.
         data: its data set, or one of its shapes.
         topology: what to compile for.
-        report: called with each program's name before it is compiled.
+        report: called with what is known of each program as soon as it is.
+        measure: whether to run the programs too, where all of them fit.
 
     Raises:
         UserError: if the network or the method refuses a setting.
@@ -100,13 +109,14 @@ def plan(config: Config, data: Dataset, topology: Topology, report: Callable[[st
     devices.rows(config.batch)  # Refuses a batch that does not divide.
 
     def cost(program: Program) -> Cost | TooLarge:
-        report(program.name)
-        return compile_cost(program)
+        found = compile_cost(program)
+        report(found)
+        return found
 
     plain = dataclasses.replace(config, estimator="backprop")
-    trainer = make_trainer(plain, data, devices)
-    with refusals(config):
-        backprop = cost(step_program(trainer, plain, data, NOTHING)._replace(name="backprop"))
+    baseline = make_trainer(plain, data, devices)
+    with refusals(plain):
+        backprop = cost(step_program(baseline, plain, data, NOTHING)._replace(name="backprop"))
     trainer = make_trainer(config, data, devices)
     dues = Counter(map(trainer.due, range(config.steps)))
     with refusals(config):
@@ -114,7 +124,21 @@ def plan(config: Config, data: Dataset, topology: Topology, report: Callable[[st
         init = cost(first_program(trainer, config, data))
         evaluation = cost(test_program(trainer, data))
     shares = [dues[due] / config.steps for due in sorted(dues)]
-    return Plan(topology, devices.mesh.size, steps, shares, init, evaluation, backprop)
+    planned = Plan(topology, devices.mesh.size, steps, shares, init, evaluation, backprop)
+    if not measure or planned.too_large or isinstance(backprop, TooLarge):
+        return planned
+    by_due, start, test = program_times(trainer, config, data, dues)
+    plainly, *_ = program_times(baseline, plain, data, [NOTHING])
+    return planned._replace(
+        steps=[_timed(step, by_due[step.due]) for step in steps],
+        init=_timed(init, start),
+        evaluation=_timed(evaluation, test),
+        backprop=_timed(backprop, plainly[NOTHING]),
+    )
+
+
+def _timed(cost: Cost | TooLarge, seconds: float) -> Cost | TooLarge:
+    return cost._replace(seconds=seconds) if isinstance(cost, Cost) else cost
 
 
 def step_program(trainer: Trainer, config: Config, data: Dataset, due: Due) -> Program:

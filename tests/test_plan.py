@@ -107,6 +107,16 @@ def test_unknown_topologies_are_refused(topology, message):
         plan.main(["digits", "--topology", topology])
 
 
+def test_programs_are_measured_where_they_can_run(tmp_path):
+    out = tmp_path / "plan.json"
+    more = ["--estimator", "backprop", "--devices", "1", "--measure", "--json", str(out)]
+    plan.main(["digits", *SMALL, "--topology", "cpu", *more])
+    planned = json.loads(out.read_text())
+    for each in (*planned["programs"], planned["init"], planned["evaluation"], planned["backprop"]):
+        assert 0 < each["seconds"] < 10
+    assert planned["mean_flops_ratio"] == 1
+
+
 @pytest.mark.parametrize(
     ("name", "side", "classes", "size"),
     [("cifar10", 32, 10, 50_000), ("imagenet_resnet18_nmnc", 224, 1000, 1_281_167)],
