@@ -13,10 +13,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments import plan
-from experiments.compiled import Cost, Program, collectives, compile_cost, size_of
+from experiments.compiled import Cost, Program, TooLarge, collectives, compile_cost, size_of
 from experiments.config import UserError, load_config
 from experiments.data.described import describe
-from experiments.programs import NOTHING
+from experiments.plan import remedy
+from experiments.programs import NOTHING, Plan
+from experiments.topology import Topology
 
 FIGURES = {"compile_seconds", "flops", "bytes_accessed", "argument_bytes", "temporary_bytes",
            "output_bytes"}  # fmt: skip
@@ -142,3 +144,21 @@ def test_a_step_compiles_for_tpus_that_are_not_there(tmp_path):
     planned = json.loads(out.read_text())
     assert (planned["topology"], planned["chips"], planned["fits"]) == ("v5e:2x2", 4, True)
     assert planned["backprop"]["collective_bytes"].keys() == {"all-reduce"}
+
+
+def test_what_does_not_fit_is_said_with_what_helps():
+    small = Cost("step", NOTHING, 1.0, 6.0, 1.0, 70, 10, 5, {})
+    refused = TooLarge("init", NOTHING, 1.0, "Ran out of memory")
+    where = Topology("v5e:2x2", [], 80, local=False)
+    planned = Plan(where, 4, [small], [1.0], refused, small, small._replace(flops=4.0))
+    assert planned.too_large == [small, refused, small]
+    written = planned.as_json()
+    assert (written["fits"], written["mean_flops_ratio"]) == (False, 1.5)
+    assert written["init"].keys() == written["evaluation"].keys()
+    assert written["init"]["flops"] is None
+    config = load_config("imagenet_resnet18_nmnc")
+    assert "most likely first: --divide-units" in remedy(small, config)
+    said = "init does not fit (Ran out of memory). What helps, most likely first: a smaller --basis"
+    assert said in remedy(refused, config)
+    roomy = planned._replace(topology=where._replace(memory=85), init=small)
+    assert (roomy.fits, roomy.too_large) == (True, [])
