@@ -16,6 +16,9 @@ if version("jaxlib").startswith("0.10."):
     QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
 os.environ["XLA_FLAGS"] = " ".join([*QUICK, "--xla_force_host_platform_device_count=8"])
 
+# On a machine without a TPU, JAX warns of one where its compiler is installed.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import jax  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 

@@ -174,7 +174,7 @@ def test_awkward_models(name):
 
 
 @given(program=programs())
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_random_models(program):
     mirrored(*build(program))
 

