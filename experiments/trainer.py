@@ -15,6 +15,7 @@ from flax.errors import FlaxError
 
 from experiments.config import Config, UserError, in_one_line
 from experiments.data import Dataset
+from experiments.data.dataset import among_five, class_loss
 from experiments.mesh import Devices, make_devices
 from experiments.methods import Setting, build_estimator, readout_of, with_mirrored_layers
 from experiments.optimiser import build_optimiser, training_loss
@@ -39,6 +40,8 @@ from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, LossFn
 
 CHUNK = 256
 """Examples per pass when a network is tested, or credit compared with the exact credit."""
+MANY = 100
+"""Classes from which on a network is also tested by its five likeliest."""
 NOTHING = -1
 """Targets of what is no example: no class, and no mask of a trial."""
 
@@ -77,7 +80,8 @@ class Trainer(NamedTuple):
         devices: what it runs on.
         start: ``start(key, batch, params=None) -> TrainState``, the program behind `init` for the
             configuration's own seed.
-        tested: ``tested(params, batch) -> [2]``, right answers and losses, summed.
+        tested: ``tested(params, batch)``: right answers, losses and, where there are many classes,
+            right answers among five, each summed.
     """
 
     init: Callable[..., TrainState]
@@ -211,19 +215,25 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
             average = optax.incremental_update(params, average, 1 - config.average)
         return TrainState(params, optimised, estimated, average), info.loss
 
+    measures = {"test_accuracy": data.correct, "test_loss": data.loss}
+    if data.loss is class_loss and data.outputs >= MANY:
+        measures["test_top5"] = among_five
+
     @jax.jit
     def tested(params: Any, batch: Batch) -> Array:
         inputs, targets = ready(batch)
         outputs = apply_fn(params, inputs, no_tap)
         real = (targets.reshape(len(targets), -1) != NOTHING).any(axis=1)
-        losses = data.loss(outputs, targets).reshape(len(targets), -1).mean(axis=1)
-        each = data.correct(outputs, targets), losses
+        each = [
+            measure(outputs, targets).reshape(len(targets), -1).mean(axis=1)
+            for measure in measures.values()
+        ]
         return jnp.where(real[None], jnp.stack(each), 0).sum(axis=1)
 
     def test(params: Any) -> dict[str, float]:
         found = [np.asarray(tested(params, batch)) for batch in _test_batches(data, devices)]
-        accuracy, loss = np.sum(found, axis=0) / data.test_size
-        return {"test_accuracy": float(accuracy), "test_loss": float(loss)}
+        means = np.sum(found, axis=0) / data.test_size
+        return dict(zip(measures, map(float, means), strict=True))
 
     compare = _alignments(apply_fn, data, loss, estimator, ready)
 

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import compare, data, train
 from experiments.config import UserError, config_names, load_config
+from experiments.data.dataset import among_five
 from experiments.loop import through_training
 from experiments.loop import train as train_loop
 from experiments.methods import METHODS
@@ -86,6 +87,17 @@ def test_a_language_model_trains():
     train_loop(make_trainer(config, text), config, text, records.append)
     assert records[-1]["test_loss"] < records[0]["test_loss"]
     assert 0 <= records[-1]["test_accuracy"] <= 1
+
+
+def test_many_classes_are_also_tested_by_the_five_likeliest():
+    config = dataclasses.replace(load_config("digits"), estimator="backprop", **SMALL)
+    digits = data.load(config)._replace(classes=100)
+    trainer = make_trainer(config, digits)
+    batch = trainer.devices.place(config.batch, digits.train_examples(np.arange(config.batch)))
+    measured = trainer.measure(trainer.init(0), jax.random.key(0), batch)
+    assert measured["test_accuracy"] < measured["test_top5"] < 0.4
+    outputs = np.array([[6.0, 5, 4, 3, 2, 1]] * 3 + [[np.nan] * 6], np.float32)
+    assert among_five(outputs, np.array([0, 4, 5, 0])).tolist() == [1, 1, 0, 0]
 
 
 def test_same_seed_same_numbers_and_another_another():

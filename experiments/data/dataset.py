@@ -5,6 +5,7 @@ from functools import lru_cache
 from itertools import count
 from typing import NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -23,6 +24,14 @@ def class_loss(outputs: Array, targets: Array) -> Array:
 def class_correct(outputs: Array, targets: Array) -> Array:
     """Whether each example's class was told, [B]."""
     return (outputs.argmax(axis=-1) == targets).astype(outputs.dtype)
+
+
+def among_five(outputs: Array, targets: Array) -> Array:
+    """Whether at most four classes are as likely as each example's own, [B]."""
+    own = jnp.take_along_axis(outputs, jnp.maximum(targets, 0)[..., None], axis=-1)
+    # None is, not even itself, where outputs are not numbers.
+    as_likely = (outputs >= own).sum(axis=-1)
+    return ((as_likely > 0) & (as_likely <= 5)).astype(outputs.dtype)
 
 
 class Dataset(Protocol):
