@@ -97,8 +97,8 @@ class Config:
     node_perturbation, node_perturbation_manifold, forward_gradient, weight_perturbation,
     weight_mirror, weight_mirror_manifold, mirror (weight mirrors in the form of the layers' own
     weights), mirror_manifold (where probes are too few, in the manifold of a layer's input),
-    feedback_alignment or one_step (recurrent networks: no credit goes back through the recurrent
-    weights)."""
+    feedback_alignment, sign_symmetric (feedback in the form of the weights, with their signs) or
+    one_step (recurrent networks: no credit goes back through the recurrent weights)."""
     start: str = ""
     """Directory of a run whose trained network this one begins with, in place of a new one."""
     steps: int = 1500
@@ -189,7 +189,7 @@ class Config:
         Raises:
             UserError: naming the field, what it got and what it takes.
         """
-        mirrors = self.estimator in ("mirror", "mirror_manifold")
+        mirrors = self.estimator in ("mirror", "mirror_manifold", "sign_symmetric")
         counts = ("steps", "batch", "rank", "probes", "patch", "dense", "time_steps",
                   "update_every", "basis_batch", "basis_update_every", "log_every",
                   "alignment_batch", "checkpoint_every", "accumulate")  # fmt: skip

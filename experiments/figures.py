@@ -31,6 +31,7 @@ COLOURS = {
     "mirror": "deepskyblue",
     "mirror_manifold": "navy",
     "feedback_alignment": "darkkhaki",
+    "sign_symmetric": "seagreen",
     "one_step": "teal",
 }
 

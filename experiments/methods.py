@@ -233,6 +233,17 @@ TABLE: dict[str, Entry] = {
     "mirror": Entry(lambda s: s.with_mirrors(None), "mirrored", "mirror"),
     "mirror_manifold": Entry(lambda s: s.with_mirrors(s.config.rank), "mirrored", "mirror"),
     "feedback_alignment": Entry(_seeded("feedback_alignment"), "local"),
+    "sign_symmetric": Entry(
+        lambda s: nmnc_jax.feedback_alignment(
+            with_mirrored_layers(s.apply_fn),
+            s.loss_fn,
+            sign_symmetric="uniform",
+            seed=s.config.seed,
+            check=False,
+        ),
+        "local",
+        "mirror",
+    ),
     "one_step": Entry(lambda s: one_step(s.apply_fn, s.loss_fn), "local"),
 }
 METHODS = tuple(TABLE)
