@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from experiments.config import OPTIMISERS, Config, UserError
+from experiments.config import OPTIMISERS, Config, UserError, in_one_line
 from experiments.data import Dataset
 from experiments.data.dataset import class_loss
 from nmnc_jax.types import Array, LossFn, Params
@@ -40,8 +41,14 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
         before.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
     try:
         whole = optax.chain(*before, make(learning_rate_of(config), **settings))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimiser_settings is {config.optimiser_settings}: {error}") from error
+        # Some settings are only read when there are gradients.
+        sample = {"weights": jnp.ones((2, 2))}
+        jax.eval_shape(lambda p: whole.update(p, whole.init(p), p), sample)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"optimiser_settings is {config.optimiser_settings}, which optax.{config.optimiser} "
+            f"refuses: {in_one_line(error)}"
+        ) from error
     if config.accumulate == 1:
         return whole
     return optax.MultiSteps(whole, config.accumulate).gradient_transformation()
@@ -112,8 +119,10 @@ def _settings(config: Config, takes: list[str]) -> dict[str, Any]:
             )
         try:
             found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, TypeError):
+            found[name] = None
+        if not isinstance(found[name], int | float):
             raise UserError(
                 f"optimiser_settings has {setting!r}; its value takes a number, True or False"
-            ) from error
+            )
     return found

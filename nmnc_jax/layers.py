@@ -68,13 +68,16 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
         layers = _Layers(params)
         jaxpr, outputs = traced(inputs)
         found: dict[str, Any] = {}
-        longer_inputs = jax.tree.map(functools.partial(_longer, _examples(inputs)), inputs)
+        examples = _examples(inputs)
+        longer_inputs = jax.tree.map(functools.partial(_longer, examples), inputs)
         try:
             longer = traced(longer_inputs)[0]
         except (TypeError, ValueError) as error:
             raise ValueError(
-                "apply takes no other number of examples than that of the inputs; mirror_layers "
-                "takes one that does, to find the axis of the examples"
+                f"apply fails with one example more than the {examples} along the first axis of "
+                "the first array of inputs (all arrays of inputs whose first axis has that size "
+                "get one more, keyword arguments none); mirror_layers takes a model of any number "
+                "of examples, all that is of an example in the inputs, and tables elsewhere"
             ) from error
 
         def record(layer: _Layer, tap: TapLike) -> Array:
@@ -88,6 +91,8 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
             raise ValueError("the model has no linear layer; mirror_layers takes one")
 
         def mark(layer: _Layer, tap: TapLike) -> Array:
+            if layer.name not in found:
+                raise ValueError(_other_layers(layer.name))
             return layer.mark(tap, found[layer.name])
 
         results = layers.run(jaxpr, jax.tree.leaves((params, inputs)), tap, mark)
@@ -105,11 +110,18 @@ def _examples(inputs: Inputs) -> int:
 
 
 def _longer(examples: int, leaf: Any) -> Any:
-    """The shape of one more example."""
-    shape, dtype = jnp.shape(leaf), jax.typeof(leaf).dtype
-    if shape[:1] == (examples,):
-        shape = (examples + 1, *shape[1:])
-    return jax.ShapeDtypeStruct(shape, dtype)
+    """The shape of one more example; what is of no example stays as it is."""
+    shape, kind = jnp.shape(leaf), jax.typeof(leaf)
+    if shape[:1] != (examples,):
+        return leaf
+    return jax.ShapeDtypeStruct((examples + 1, *shape[1:]), kind.dtype, weak_type=kind.weak_type)
+
+
+def _other_layers(name: str) -> str:
+    return (
+        f"the layer of {name!r} is another with one example more; mirror_layers takes a model "
+        "whose layers do not depend on the number of examples"
+    )
 
 
 class _Layer(NamedTuple):
@@ -149,6 +161,11 @@ class _Layer(NamedTuple):
                 "for one more example; mirror_layers takes inputs with an axis of examples alone"
             )
         units = self._units()
+        if grown[0] in units:
+            raise ValueError(
+                f"the layer of {self.name!r} sums over examples, axis {grown[0]} of its input of "
+                f"shape {shape}; mirror_layers takes layers of each example alone"
+            )
         positions = [axis for axis in range(len(shape)) if axis not in (*grown, *units)]
         order = (*grown, *positions, *units)
         back = tuple(order.index(axis) for axis in range(len(order)))
@@ -197,7 +214,7 @@ class _Layers:
         paths = [path for path, _ in jax.tree.leaves_with_path(params)]
         self._paths = [_named(path) for path in paths]
         self._params = frozenset(range(len(paths)))
-        self._names: dict[tuple[int, ...], str] = {}
+        self._names: dict[tuple[int, ...], tuple[str, str]] = {}
         self._uses: Counter[str] = Counter()
 
     def run(
@@ -268,7 +285,7 @@ class _Layers:
 
     def _place_of_weights(self, equation: Any, sources: Sequence[Origins]) -> int | None:
         """Which argument of a product are weights, where the other depends on the inputs."""
-        if equation.primitive.name not in PRODUCTS:
+        if equation.primitive.name not in PRODUCTS or not all(map(_learned, equation.invars)):
             return None
         for place in (0, 1):
             other = sources[1 - place]
@@ -295,12 +312,21 @@ class _Layers:
 
     def _name(self, at: tuple[int, ...], sources: Origins) -> str:
         """One name for each equation, in the order of the first run."""
+        path = self._path(sources)
         if at not in self._names:
-            path = self._path(sources)
             self._uses[path] += 1
             uses = self._uses[path]
-            self._names[at] = path if uses == 1 else f"{path}:{uses}"
-        return self._names[at]
+            self._names[at] = path, path if uses == 1 else f"{path}:{uses}"
+        known, name = self._names[at]
+        if known != path:
+            raise ValueError(_other_layers(path))
+        return name
+
+
+def _learned(variable: Any) -> bool:
+    """Whether an argument of a product may be learned: real numbers, and some of them."""
+    kind = variable.aval
+    return jnp.issubdtype(kind.dtype, jnp.floating) and kind.size > 0
 
 
 def _named(path: tuple[Any, ...]) -> str:

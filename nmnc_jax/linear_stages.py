@@ -42,9 +42,16 @@ def positions_of(stage: LinearStage) -> Positions:
     It is computed while the model is traced, as it depends on shapes alone.
 
     Raises:
-        ValueError: if the stage depends on values other than its weights and its input.
+        ValueError: if the stage depends on values other than its weights and its input, or these
+            are not real numbers.
     """
     shape = stage.activation.shape
+    for leaf in (*jax.tree.leaves(stage.weights), stage.activation):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
+            raise ValueError(
+                f"linear stage {stage.name!r} has an array of {leaf.dtype} and shape {leaf.shape}; "
+                "readout 'mirror' takes real floating-point ones that are not empty"
+            )
 
     def count(weights: Any, activation: Array) -> tuple[Any, Array]:
         value, pullback = jax.vjp(lambda w: stage.apply(w, activation), weights)

@@ -296,6 +296,8 @@ def weight_mirror(
             **settings,
         )
 
+    if isinstance(rank, str) and rank != "auto":
+        raise ValueError(f"rank is {rank!r}; it takes a number, a dict by stage, 'auto' or None")
     if rank is None:
         return made(isotropic())
     if rank != "auto":
@@ -360,7 +362,7 @@ def kolen_pollack(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
     *,
-    weight_decay: float,
+    weight_decay: float = 1e-3,
     seed: int = 0,
     **settings: Any,
 ) -> Estimator:
@@ -375,7 +377,8 @@ def kolen_pollack(
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         weight_decay: share of itself that a weight loses by the optimiser's own decay in one
             update, as `kolen_pollack_feedback` takes it: ``optax.adamw(1e-3, weight_decay=0.1)``
-            has 1e-4. The optimiser has to have it: then alone the mirrors get nothing but updates.
+            has 1e-4. The optimiser has to have it: only then do the mirrors get nothing but
+            updates. By default mirrors and weights are alike after a few thousand steps.
         seed: of the first mirrors.
         settings: `has_aux` and `check`, as `noise_correlation` takes them.
 
@@ -392,8 +395,7 @@ def kolen_pollack(
     Example:
         >>> from nmnc_jax import kolen_pollack
         >>> model = lambda params, inputs, tap: tap.linear(lambda w, h: h @ w, params, inputs)
-        >>> estimator = kolen_pollack(model, lambda outputs, targets: outputs.sum(-1),
-        ...                           weight_decay=1e-4)
+        >>> estimator = kolen_pollack(model, lambda outputs, targets: outputs.sum(-1))
     """
     feedback = kolen_pollack_feedback(weight_decay, seed=seed)
     return _without_probes(apply_fn, loss_fn, "mirror", feedback, settings)

@@ -8,7 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 
 from nmnc_jax import feedback_alignment, mirror_layers, no_tap, weight_mirror
-from tests.cases import squared_error
+from tests.cases import Case, squared_error, weights
 from tests.random_models import build, programs
 from tests.test_mirror import NOTHING, PARAMS, dense, error_of, with_exact_mirrors
 from tests.zoo import ZOO
@@ -179,6 +179,19 @@ def test_random_models(program):
     mirrored(*build(program))
 
 
+def test_what_is_of_no_example_and_no_real_number_is_left_as_it_is():
+    def apply(p, inputs, tap):
+        h = jnp.tanh(inputs["x"] @ p["in"] * inputs["scale"])
+        turned = jnp.abs(h.astype(jnp.complex64) @ p["turn"].astype(jnp.complex64))
+        steps = jnp.round(h).astype(int) @ jnp.round(p["turn"]).astype(int)
+        none = h @ p["turn"][:, :0] @ p["turn"][:0]
+        return (turned + steps.astype(jnp.float32) + none) @ p["out"]
+
+    params = weights(2, **{"in": (3, 4), "turn": (4, 4), "out": (4, 2)})
+    inputs = {"x": jax.random.normal(jax.random.key(0), (6, 3)), "scale": 2.0}
+    mirrored(Case(apply, params, (inputs, jnp.ones((6, 2)))), squared_error)
+
+
 def test_without_a_tap_it_is_the_model():
     apply_fn = mirror_layers(scanned)
     assert (apply_fn(PARAMS, IMAGES, train=True) == scanned(PARAMS, IMAGES, train=True)).all()
@@ -197,13 +210,27 @@ def bound_to_six(p, x):
     return (x[:6].reshape(6, -1)[:, :3] + jnp.ones((6, 3))) @ p["in"] + x.sum((1, 2))[:, :1]
 
 
+def by_number(p, x):
+    h = x.reshape(len(x), -1)[:, :3] @ p["in"]
+    return h @ p["out"] if len(x) % 2 else jnp.tanh(h) @ p["out"]
+
+
+def over_examples(p, x):
+    h = (x.reshape(len(x), -1)[:, :3] @ p["in"])[None]
+    return jax.lax.conv_general_dilated(
+        h, jnp.stack([p["out"]] * 3), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )[0]
+
+
 @pytest.mark.parametrize(
     ("apply", "message"),
     [
         (merged, r"layer of 'in' takes an input of shape \(48, 3\), and \(56, 3\) for one more"),
         (chosen, r"layer of 'out' is inside cond"),
         (lambda p, x: x.sum((1, 2)) * p["scale"][:2][None], "the model has no linear layer"),
-        (bound_to_six, "apply takes no other number of examples"),
+        (bound_to_six, "apply fails with one example more than the 6 along"),
+        (by_number, "the layer of 'out:2' is another with one example more"),
+        (over_examples, "the layer of 'out' sums over examples, axis 1"),
     ],
 )
 def test_what_cannot_be_marked_is_refused_by_name(apply, message):

@@ -287,7 +287,13 @@ def test_what_is_no_linear_stage_is_refused_by_name():
         gate = x.mean(1, keepdims=True)
         return tap.linear(lambda w, h: gate * (h @ w), p["out"], h, name="stage")
 
+    def turned(p, x, tap):
+        h = jnp.tanh(x.reshape(len(x), 16, 3).mean(1) @ p["in"])
+        weights, h = p["out"].astype(jnp.complex64), h.astype(jnp.complex64)
+        return jnp.abs(tap.linear(dense, weights, h, name="stage"))
+
     for model, message in (
+        (turned, "linear stage 'stage' has an array of complex64"),
         (by_inputs, "the weights of linear stage 'stage' depend on the inputs"),
         (mapped, "linear stage 'stage' is inside tap.vmap"),
         (closed_over, "linear stage 'stage' depends on values other than its weights"),

@@ -129,6 +129,12 @@ def test_augmented_images_are_shifted_and_mirrored_alike_wherever_they_are_read(
     [
         ({"optimiser": "magic"}, "optimiser is 'magic'; it takes one of adabelief, adaf"),
         ({"optimiser_settings": ("b3=1",)}, "optax.adam takes NAME=VALUE of b1, b2"),
+        ({"optimiser_settings": ("b1={[]:1}",)}, "its value takes a number, True or False"),
+        ({"optimiser_settings": ("b1=1j",)}, "its value takes a number, True or False"),
+        (
+            {"optimiser": "sgd", "optimiser_settings": ("momentum=1", "accumulator_dtype=3")},
+            r"optimiser_settings is .*, which optax.sgd refuses",
+        ),
         ({"optimiser_settings": ("b1",)}, "its value takes a number, True or False"),
         ({"optimiser_settings": ("weight_decay=1",)}, "optax.adam takes NAME=VALUE of b1"),
         ({"warmup": 90}, "warmup is 90; it takes fewer than the 90 updates"),
