@@ -243,14 +243,14 @@ class Config:
                 raise UserError(
                     f"{field} is {getattr(self, field)}; it takes numbers of at least 1"
                 )
-        only = {"image_size": self.data == "folder", "skip_damaged": self.data == "folder",
+        used = {"image_size": self.data == "folder", "skip_damaged": self.data == "folder",
                 "patch": self.model == "vit"}  # fmt: skip
-        for field in dataclasses.fields(self):
-            got = getattr(self, field.name)
-            if not only.get(field.name, True) and got != field.default:
+        for field, is_used in used.items():
+            got, by_default = getattr(self, field), getattr(Config, field)
+            if not is_used and got != by_default:
                 raise UserError(
-                    f"{field.name} is {got!r}; {self.model} on {self.data} does not use it and "
-                    f"takes {field.default!r}"
+                    f"{field} is {got!r}; {self.model} on {self.data} does not use it and takes "
+                    f"{by_default!r}"
                 )
         if self.image_size is not None and self.image_size < 1:
             raise UserError(f"image_size is {self.image_size}; it takes at least 1, or nothing")

@@ -28,6 +28,7 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
     Raises:
         UserError: naming the field, if Optax's function does not take a setting.
     """
+    assert config.optimiser in OPTIMISERS
     make = getattr(optax, config.optimiser)
     takes = inspect.signature(make).parameters
     settings = _settings(config, list(takes))
@@ -106,7 +107,6 @@ def _decays(params: Params) -> Any:
 
 def _settings(config: Config, takes: list[str]) -> dict[str, Any]:
     """Reads ``NAME=VALUE`` for each argument of Optax's function but those with their own field."""
-    assert config.optimiser in OPTIMISERS
     found = {}
     own = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
     free = [name for name in takes if name not in own]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, jaxpr_as_fun
 
 from nmnc_jax.dependence import Origins, inputs_of_scan, results_of
+from nmnc_jax.layout import with_one_more
 from nmnc_jax.taps import TapLike, no_tap
 from nmnc_jax.types import ApplyFn, Array, Inputs, Params
 
@@ -69,7 +70,7 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
         jaxpr, outputs = traced(inputs)
         found: dict[str, Any] = {}
         examples = _examples(inputs)
-        longer_inputs = jax.tree.map(functools.partial(_longer, examples), inputs)
+        longer_inputs = with_one_more(inputs, examples)
         try:
             longer = traced(longer_inputs)[0]
         except (TypeError, ValueError) as error:
@@ -107,14 +108,6 @@ def _examples(inputs: Inputs) -> int:
     if not sizes:
         raise ValueError(f"inputs have shapes {shapes}; mirror_layers takes examples first")
     return sizes[0]
-
-
-def _longer(examples: int, leaf: Any) -> Any:
-    """The shape of one more example; what is of no example stays as it is."""
-    shape, kind = jnp.shape(leaf), jax.typeof(leaf)
-    if shape[:1] != (examples,):
-        return leaf
-    return jax.ShapeDtypeStruct((examples + 1, *shape[1:]), kind.dtype, weak_type=kind.weak_type)
 
 
 def _other_layers(name: str) -> str:

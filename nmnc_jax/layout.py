@@ -277,6 +277,19 @@ def examples_of(outputs: Any) -> int:
     return sizes.pop()
 
 
+def with_one_more(inputs: Inputs, examples: int) -> Inputs:
+    """The shapes of one more example; what is of no example stays as it is."""
+
+    def longer(leaf: Any) -> Any:
+        shape, kind = jnp.shape(leaf), jax.typeof(leaf)
+        if shape[:1] != (examples,):
+            return leaf
+        longer = (examples + 1, *shape[1:])
+        return jax.ShapeDtypeStruct(longer, kind.dtype, weak_type=kind.weak_type)
+
+    return jax.tree.map(longer, inputs)
+
+
 def check_batch_axes(
     model: Callable[..., Any], params: Params, inputs: Inputs, nodes: Nodes
 ) -> None:
@@ -287,15 +300,8 @@ def check_batch_axes(
     Raises:
         ValueError: naming the tap and the axis.
     """
-    batch = examples_of(nodes.outputs)
-
-    def longer(leaf: Any) -> Any:
-        shape, dtype = jnp.shape(leaf), jax.typeof(leaf).dtype
-        grows = shape[:1] == (batch,)
-        return jax.ShapeDtypeStruct((batch + 1, *shape[1:]) if grows else shape, dtype)
-
     try:
-        more = _traced(model, params, jax.tree.map(longer, inputs))
+        more = _traced(model, params, with_one_more(inputs, examples_of(nodes.outputs)))
     except Exception:
         return
     for name, shape in nodes.taps.items():
