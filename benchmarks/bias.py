@@ -16,13 +16,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.common import Row, double, parse, print_table, progress, save, write_table
-from experiments.activity import fixed_images, recorder
+from experiments.analysis.activity import fixed_images, recorder
 from experiments.claims.alignment import cumulative_share
 from experiments.claims.study import told
-from experiments.config import Config, load_config
+from experiments.configuration import Config, load_config
 from experiments.data import InMemory, load_in_memory
-from experiments.loop import through_training, train
-from experiments.trainer import build_model, make_trainer
+from experiments.training.loop import through_training, train
+from experiments.training.trainer import build_model, make_trainer
 from nmnc_jax.diagnostics import exact_jacobian
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -20,11 +20,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.common import Row, parse, print_table, progress, save, write_table
-from experiments.checkpoints import Checkpoints
-from experiments.config import Config, load_config
+from experiments.configuration import Config, load_config
 from experiments.data import load
-from experiments.loop import last_position
-from experiments.trainer import Trainer, make_trainer
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.loop import last_position
+from experiments.training.trainer import Trainer, make_trainer
 
 FIELDS = {"model": "mlp", "features": (64, 64), "steps": 1500, "rank": 16, "log_every": 100,
           "checkpoint_every": 50, "devices": 1}  # fmt: skip

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.config import Stopped, UserError, config_names, in_one_line, load_config
+from experiments.configuration import Stopped, UserError, config_names, in_one_line, load_config
 from experiments.files import expanded, write_whole
 from experiments.memory import keep_memory
 

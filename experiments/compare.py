@@ -11,15 +11,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import figures
+from experiments.analysis import figures
+from experiments.analysis.cost import step_costs
 from experiments.command import Reporter, output_directory, parse, run_command, write_json
-from experiments.config import Config, UserError, seeds_of
-from experiments.cost import step_costs
+from experiments.configuration import Config, UserError, seeds_of
 from experiments.data import Dataset, load
 from experiments.files import write_table
 from experiments.methods import check_method
 from experiments.train import is_same_run, run_or_read
-from experiments.trainer import Trainer, make_trainer
+from experiments.training.trainer import Trainer, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)

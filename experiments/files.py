@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 
 
 def expanded(path: str | Path) -> Path:

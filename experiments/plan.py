@@ -15,13 +15,13 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from experiments.command import parse, run_command, write_json
-from experiments.compiled import Cost, TooLarge
-from experiments.config import Config, UserError
+from experiments.configuration import Config, UserError
 from experiments.data.described import describe
 from experiments.files import expanded
 from experiments.methods import check_method
-from experiments.programs import Plan, plan
-from experiments.topology import find_topology
+from experiments.planning.compiled import Cost, TooLarge
+from experiments.planning.programs import Plan, plan
+from experiments.planning.topology import find_topology
 
 
 @dataclasses.dataclass(frozen=True)

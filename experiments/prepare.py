@@ -13,7 +13,7 @@ from typing import Literal
 import tyro
 
 from experiments.command import run_command, take
-from experiments.config import DATA_DIR, UserError
+from experiments.configuration import DATA_DIR, UserError
 from experiments.data.archives import find, verify
 from experiments.data.catalogue import CATALOGUE
 from experiments.files import expanded

@@ -11,8 +11,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import figures
-from experiments.checkpoints import Checkpoints
+from experiments.analysis import figures
 from experiments.command import (
     Reporter,
     join_processes,
@@ -23,12 +22,13 @@ from experiments.command import (
     write_json,
     write_records,
 )
-from experiments.config import Config, UserError
+from experiments.configuration import Config, UserError
 from experiments.data import Dataset, load
 from experiments.files import read_object
-from experiments.loop import train
 from experiments.methods import check_method
-from experiments.trainer import Trainer, make_trainer
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.loop import train
+from experiments.training.trainer import Trainer, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)

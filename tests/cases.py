@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import nmnc_jax
-from experiments.config import Config
+from experiments.configuration import Config
 from nmnc_jax import Probe
 from nmnc_jax.models import GRU, MLP, ConvNet, LeakyRNN
 

@@ -8,9 +8,9 @@ import pytest
 import xarray
 
 from experiments import train
-from experiments.assemblies import responses_of
-from experiments.brainscore import NetworkModel
-from experiments.config import UserError
+from experiments.analysis.brainscore import NetworkModel
+from experiments.configuration import UserError
+from experiments.data.assemblies import responses_of
 from experiments.data.neural import load_neural
 from tests.test_prepare import encoded, photo
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from experiments import compare, train
-from experiments.checkpoints import Checkpoints
-from experiments.config import Config, Stopped, UserError
+from experiments.configuration import Config, Stopped, UserError
 from experiments.data import load
-from experiments.loop import asked_to_stop
-from experiments.loop import train as run_loop
-from experiments.position import last_position
-from experiments.trainer import make_trainer
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.loop import asked_to_stop
+from experiments.training.loop import train as run_loop
+from experiments.training.position import last_position
+from experiments.training.trainer import make_trainer
 from tests.test_experiments import SHORT, records
 
 ARGUMENTS = ["digits", *SHORT, "--log-every", "4", "--checkpoint-every", "3"]

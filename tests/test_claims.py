@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import report
+from experiments.analysis.rates import noise_of_feedback, trained_rates
 from experiments.claims import (
     accuracy,
     alignment,
@@ -20,9 +21,8 @@ from experiments.claims import (
 )
 from experiments.claims.__main__ import main, names
 from experiments.claims.study import Study, judge
-from experiments.config import Diverged, UserError, load_config
+from experiments.configuration import Diverged, UserError, load_config
 from experiments.data import load
-from experiments.rates import noise_of_feedback, trained_rates
 from tests.test_similarity import archive
 
 SHORT = [

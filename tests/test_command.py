@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from experiments import compare, crossover, prepare, report, train
 from experiments.claims import __main__ as claims
 from experiments.command import output_directory, run_command
-from experiments.config import UserError, load_config
+from experiments.configuration import UserError, load_config
 from tests.cases import run_on
 from tests.test_folder import folder, members, zipped
 from tests.test_prepare import tar

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data import embedded
 from experiments.data.characters import ALPHABET, load_characters
 from experiments.data.embedded import load_embedded

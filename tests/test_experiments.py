@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from experiments import compare, data, train
-from experiments.config import UserError, config_names, load_config
+from experiments.configuration import UserError, config_names, load_config
 from experiments.data.dataset import among_five
-from experiments.loop import through_training
-from experiments.loop import train as train_loop
 from experiments.methods import METHODS
-from experiments.trainer import make_trainer
+from experiments.training.loop import through_training
+from experiments.training.loop import train as train_loop
+from experiments.training.trainer import make_trainer
 
 SHORT = [
     *("--model", "mlp", "--features", "32", "32", "--steps", "12", "--log-every", "5"),

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import nmnc_jax
-from experiments.compiled import collectives
-from experiments.config import Config, UserError
+from experiments.configuration import Config, UserError
 from experiments.data import load
-from experiments.mesh import make_devices
-from experiments.trainer import make_trainer
+from experiments.planning.compiled import collectives
+from experiments.training.mesh import make_devices
+from experiments.training.trainer import make_trainer
 from tests.conftest import QUICK
 from tests.test_checkpoints import last_network, without_time
 from tests.test_experiments import SHORT

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.config import Config
+from experiments.configuration import Config
 from experiments.methods import Setting, build_estimator, forward_passes
 from nmnc_jax import run
 from nmnc_jax.diagnostics import exact_jacobian, jacobian_share

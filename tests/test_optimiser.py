@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from experiments import data
-from experiments.config import OPTIMISERS, Config, UserError, load_config
+from experiments.configuration import OPTIMISERS, Config, UserError, load_config
 from experiments.data.dataset import class_loss, shifted_and_mirrored
-from experiments.optimiser import build_optimiser, learning_rate_of, training_loss
-from experiments.trainer import make_trainer
+from experiments.training.optimiser import build_optimiser, learning_rate_of, training_loss
+from experiments.training.trainer import make_trainer
 from tests.test_experiments import SMALL
 
 PARAMS = {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([3.0], np.float32)}

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from experiments.config import Unreadable
+from experiments.configuration import Unreadable
 from experiments.data.imagenet import crop_centre
 from experiments.data.pictures import picture
 from tests.test_prepare import encoded, photo

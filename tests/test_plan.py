@@ -13,12 +13,19 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments import plan
-from experiments.compiled import Cost, Program, TooLarge, collectives, compile_cost, size_of
-from experiments.config import UserError, load_config
+from experiments.configuration import UserError, load_config
 from experiments.data.described import describe
 from experiments.plan import remedy
-from experiments.programs import NOTHING, Plan
-from experiments.topology import Topology
+from experiments.planning.compiled import (
+    Cost,
+    Program,
+    TooLarge,
+    collectives,
+    compile_cost,
+    size_of,
+)
+from experiments.planning.programs import NOTHING, Plan
+from experiments.planning.topology import Topology
 
 FIGURES = {"compile_seconds", "flops", "bytes_accessed", "argument_bytes", "temporary_bytes",
            "output_bytes"}  # fmt: skip

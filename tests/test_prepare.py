@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import prepare, train
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data import load
 from experiments.data.builders import LABELS, VALIDATION_LABELS, tfds
 from experiments.data.imagenet import crop_at_random, crop_centre, load_imagenet

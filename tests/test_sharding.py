@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import nmnc_jax
-from experiments.mesh import divide_probes
+from experiments.training.mesh import divide_probes
 from nmnc_jax import Probe
 from tests.cases import batch_of, relative_error, squared_error, weights
 

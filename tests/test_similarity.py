@@ -12,9 +12,9 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments import similarity
+from experiments.analysis import similarity
 from experiments.claims import similarity as claim
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.neural import Neural, load_neural
 from tests.test_prepare import encoded, photo
 

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import UserError, load_config
-from experiments.controls import one_step
+from experiments.configuration import UserError, load_config
 from experiments.data import TASKS
 from experiments.data.tasks import Trials
+from experiments.methods.controls import one_step
 from experiments.train import main
 from nmnc_jax.diagnostics import exact_gradient
 from nmnc_jax.models import LeakyRNN

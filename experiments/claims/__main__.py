@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from experiments import claims
 from experiments.claims.study import Options, Study
 from experiments.command import output_directory, run_command, take, write_json
-from experiments.config import UserError, load_config, seeds_of
+from experiments.configuration import UserError, load_config, seeds_of
 from experiments.data import TASKS, load, load_in_memory
 from experiments.files import read_object
 from experiments.machine import machine, versions

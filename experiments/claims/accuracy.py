@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import COLOURS
 from experiments.claims.study import Row, Study, Verdict, band, judge
-from experiments.config import Config
+from experiments.configuration import Config
 from experiments.data import load_in_memory
-from experiments.figures import COLOURS
-from experiments.loop import train
 from experiments.methods import TABLE, forward_passes
-from experiments.trainer import build_model, make_trainer
+from experiments.training.loop import train
+from experiments.training.trainer import build_model, make_trainer
 from nmnc_jax.layout import tap_shapes
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 200, "rank": 256, "alignment_batch": 512,

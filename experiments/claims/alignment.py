@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.activity import fixed_images, recorder
+from experiments.analysis.activity import fixed_images, recorder
 from experiments.claims.study import Row, Study, Verdict, judge
-from experiments.config import Config
+from experiments.configuration import Config
 from experiments.data import InMemory
-from experiments.loop import through_training
-from experiments.trainer import build_model
+from experiments.training.loop import through_training
+from experiments.training.trainer import build_model
 from nmnc_jax import pca, random_subspace
 from nmnc_jax.diagnostics import exact_jacobian
 

@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 
-from experiments.activity import fixed_images, recorder
+from experiments.analysis.activity import fixed_images, recorder
 from experiments.claims.study import Row, Study, Verdict, judge, student_interval, widened
-from experiments.loop import through_training
+from experiments.training.loop import through_training
 from nmnc_jax.diagnostics import participation_ratio
 
 DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 300, "log_every": 300}

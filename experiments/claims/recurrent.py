@@ -19,17 +19,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.claims.study import Row, Study, Verdict, band, judge, trained
-from experiments.config import Config
-from experiments.data import load
-from experiments.figures import COLOURS
-from experiments.rates import (
+from experiments.analysis.figures import COLOURS
+from experiments.analysis.rates import (
     NOISE_PROBES,
     activity,
     draw_rates,
     noise_of_feedback,
     trajectories,
 )
+from experiments.claims.study import Row, Study, Verdict, band, judge, trained
+from experiments.configuration import Config
+from experiments.data import load
 
 DEFAULTS: dict[str, Any] = {
     "data": "flip_flop", "model": "leaky", "features": (64,), "strides": (), "steps": 400,

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import similarity
-from experiments.activity import recorder
+from experiments.analysis import similarity
+from experiments.analysis.activity import recorder
+from experiments.analysis.figures import COLOURS
 from experiments.claims.study import Row, Study, Verdict, band, judge, judge_resampled
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.neural import Neural, load_neural
-from experiments.figures import COLOURS
 from experiments.files import expanded
-from experiments.loop import through_training
+from experiments.training.loop import through_training
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256}
 RULES = ("backprop", "nmnc", "vnc", "dfa")

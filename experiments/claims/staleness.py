@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import COLOURS
 from experiments.claims.study import Row, Study, Verdict, band, judge, trained
-from experiments.figures import COLOURS
 
 DEFAULTS: dict[str, Any] = {"steps": 200, "log_every": 200, "rank": 128, "alignment_batch": 512}
 REFRESHES = (10, 50)

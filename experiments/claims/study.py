@@ -11,12 +11,12 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import COLOURS, interval
 from experiments.command import write_json
-from experiments.config import Config, Diverged
-from experiments.figures import COLOURS, interval
+from experiments.configuration import Config, Diverged
 from experiments.files import write_table
-from experiments.loop import train
-from experiments.trainer import make_trainer
+from experiments.training.loop import train
+from experiments.training.trainer import make_trainer
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import crossover
+from experiments.analysis import crossover
 from experiments.claims.study import (
     Row,
     Study,

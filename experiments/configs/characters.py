@@ -5,7 +5,7 @@ python -m experiments.train characters --estimator nmnc
 Settings chosen here.
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="characters",

@@ -9,7 +9,7 @@ Settings chosen here, rank and decay on held-out training images; run on a JPEG 
 not yet on the original.
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="cifar10",

@@ -3,7 +3,7 @@
 python -m experiments.train digits
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="digits",

@@ -7,7 +7,7 @@ with momentum .9 at .01, divided by ten after 1/3, 2/3 and 8/9 of them, weight d
 methods that learn feedback the settings are chosen here. Not yet run on the real data.
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="imagenet2012",

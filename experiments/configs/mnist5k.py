@@ -3,7 +3,7 @@
 python -m experiments.train mnist5k
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="mnist5k",

@@ -3,7 +3,7 @@
 python -m experiments.compare photos --estimators backprop dfa vnc nmnc
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="photos",

@@ -5,7 +5,7 @@ python -m experiments.train rnn_flip_flop --estimator nmnc
 Settings chosen here.
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="flip_flop",

@@ -5,7 +5,7 @@ python -m experiments.train rnn_mnist5k --estimator nmnc
 Settings chosen here.
 """
 
-from experiments.config import Config
+from experiments.configuration import Config
 
 config = Config(
     data="mnist5k",

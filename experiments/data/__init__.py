@@ -2,7 +2,7 @@
 
 import os
 
-from experiments.config import Config, UserError
+from experiments.configuration import Config, UserError
 from experiments.data.catalogue import load_cifar10
 from experiments.data.characters import load_characters
 from experiments.data.dataset import Dataset, Examples, InMemory, batches

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from experiments.config import Unreadable, UserError, in_one_line
+from experiments.configuration import Unreadable, UserError, in_one_line
 
 BLOCK = 1 << 22
 LARGE = 1 << 30

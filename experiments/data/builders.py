@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.archives import members
 from experiments.data.pictures import colours, opened
 

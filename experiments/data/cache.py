@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.listing import readable
 from experiments.files import write_whole
 

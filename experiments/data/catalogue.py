@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.archives import Archive
 from experiments.data.dataset import Examples, InMemory, held_out, standardised
 

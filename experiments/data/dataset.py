@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from nmnc_jax.types import Array, Inputs
 
 Examples = tuple[np.ndarray, np.ndarray]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.config import Config
+from experiments.configuration import Config
 from experiments.data import load
 from experiments.data.dataset import Dataset, InMemory
 from experiments.data.imagenet import HELD_OUT, ImageNet

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.dataset import InMemory, standardised
 
 PHOTOS = (

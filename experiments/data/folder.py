@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from experiments.config import Unreadable, UserError
+from experiments.configuration import Unreadable, UserError
 from experiments.data.cache import check_writable, damage_list, keep_set, kept_set
 from experiments.data.dataset import Examples, InMemory, held_out, standardised
 from experiments.data.listing import check_source, content_key, files_of, readable

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.catalogue import open_sources
 from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
 from experiments.data.pictures import colours, opened, upright_size

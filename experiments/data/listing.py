@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from experiments.config import Unreadable, UserError, in_one_line
+from experiments.configuration import Unreadable, UserError, in_one_line
 from experiments.data.archives import check_path, check_size, lazy_members
 
 LEFT_BY_SYSTEMS = {

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.config import UserError
+from experiments.configuration import UserError
 from experiments.data.listing import check_source, files_of, readable
 from experiments.data.pictures import KINDS, is_picture, picture
 from experiments.data.stimuli import Stimuli, find_images, in_order, read_table
@@ -59,7 +59,7 @@ def load_neural(path: Path, side: int) -> Neural:
             if suffix == ".npy":
                 arrays[key] = _array(read(), f"{file} in {name}")
             else:
-                from experiments.assemblies import read_assembly
+                from experiments.data.assemblies import read_assembly
 
                 shown, arrays[key] = read_assembly(read(), file)
     rdms = {key.removeprefix("rdms_"): a for key, a in arrays.items() if key.startswith("rdms_")}

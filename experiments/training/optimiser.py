@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.config import OPTIMISERS, Config, UserError, in_one_line
+from experiments.configuration import OPTIMISERS, Config, UserError, in_one_line
 from experiments.data import Dataset
 from experiments.data.dataset import class_loss
 from nmnc_jax.types import Array, LossFn, Params

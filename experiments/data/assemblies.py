@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from experiments.config import UserError, in_one_line
+from experiments.configuration import UserError, in_one_line
 
 try:
     import xarray

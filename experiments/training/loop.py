@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.checkpoints import Checkpoints
-from experiments.config import Config, Diverged, Stopped
+from experiments.configuration import Config, Diverged, Stopped
 from experiments.data import Dataset
-from experiments.position import begin, last_position, position_of
-from experiments.trainer import Trainer, make_trainer, refusals
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.position import begin, last_position, position_of
+from experiments.training.trainer import Trainer, make_trainer, refusals
 
 
 def through_training(config: Config, data: Dataset, stages: Collection[int]) -> Iterator[Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.activity import recorder
-from experiments.assemblies import xarray
-from experiments.config import UserError
+from experiments.analysis.activity import recorder
+from experiments.configuration import UserError
 from experiments.data import InMemory
+from experiments.data.assemblies import xarray
 from experiments.data.pictures import picture
-from experiments.position import trained_network
+from experiments.training.position import trained_network
 
 
 class NetworkModel:

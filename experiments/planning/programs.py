@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.compiled import Cost, Program, TooLarge, compile_cost
-from experiments.config import Config
-from experiments.cost import program_times
+from experiments.analysis.cost import program_times
+from experiments.configuration import Config
 from experiments.data import Dataset
-from experiments.mesh import make_devices
-from experiments.topology import Topology
-from experiments.trainer import CHUNK, Trainer, make_trainer, refusals
+from experiments.planning.compiled import Cost, Program, TooLarge, compile_cost
+from experiments.planning.topology import Topology
+from experiments.training.mesh import make_devices
+from experiments.training.trainer import CHUNK, Trainer, make_trainer, refusals
 from nmnc_jax.types import Due
 
 NOTHING = Due(probe=False, move=False)

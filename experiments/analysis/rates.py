@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.analysis.figures import COLOURS
 from experiments.claims.alignment import cumulative_share
 from experiments.claims.dimensionality import measure
-from experiments.config import Config
-from experiments.figures import COLOURS
-from experiments.loop import through_training
+from experiments.configuration import Config
 from experiments.methods import Setting, build_estimator
-from experiments.trainer import build_model
+from experiments.training.loop import through_training
+from experiments.training.trainer import build_model
 from nmnc_jax import pca, run
 from nmnc_jax.layout import tap_shapes
 from nmnc_jax.subspace import lift, project, used

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import nmnc_jax
-from experiments.config import Config, UserError
-from experiments.controls import (
+from experiments.configuration import Config, UserError
+from experiments.methods.controls import (
     exact_feedback,
     jacobian_rows,
     moved_by,
     one_step,
     without_rotation,
 )
-from experiments.mesh import Devices
+from experiments.training.mesh import Devices
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.layout import TapShape
 from nmnc_jax.linen import mirror_layers

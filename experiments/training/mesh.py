@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from experiments.config import Config, UserError
+from experiments.configuration import Config, UserError
 from experiments.data import Examples
 from nmnc_jax.layout import TapShape
 from nmnc_jax.state import NoiseCorrelationState
@@ -176,7 +176,7 @@ def divide_probes(estimator: Estimator, mesh: Mesh, axis: str = "probe") -> Esti
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from experiments.mesh import divide_probes
+        >>> from experiments.training.mesh import divide_probes
         >>> from nmnc_jax import vnc
         >>> mesh = jax.make_mesh((1,), ("probe",), axis_types=(jax.sharding.AxisType.Auto,))
         >>> model = lambda params, inputs, tap: tap("hidden", inputs @ params)

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.config import Config
+from experiments.configuration import Config
 from experiments.data import InMemory
-from experiments.trainer import build_model
+from experiments.training.trainer import build_model
 from nmnc_jax import run
 
 

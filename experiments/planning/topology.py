@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.config import UserError, in_one_line
+from experiments.configuration import UserError, in_one_line
 
 
 class Chip(NamedTuple):

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from flax.errors import FlaxError
 
-from experiments.config import Config, UserError, in_one_line
+from experiments.configuration import Config, UserError, in_one_line
 from experiments.data import Dataset
 from experiments.data.dataset import among_five, class_loss
-from experiments.mesh import Devices, make_devices
 from experiments.methods import Setting, build_estimator, readout_of, with_mirrored_layers
-from experiments.optimiser import build_optimiser, training_loss
+from experiments.training.mesh import Devices, make_devices
+from experiments.training.optimiser import build_optimiser, training_loss
 from nmnc_jax import ModelReport, backprop, check_model, credit_from_state, no_tap
 from nmnc_jax.diagnostics import alignment, cosine
 from nmnc_jax.layout import output_rows, tap_shapes

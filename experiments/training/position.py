@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.checkpoints import Checkpoints
-from experiments.config import Config, UserError
+from experiments.configuration import Config, UserError
 from experiments.data import Dataset, load
 from experiments.files import read_object
-from experiments.trainer import Trainer, TrainState, make_trainer
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.trainer import Trainer, TrainState, make_trainer
 
 
 class Position(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.config import Config
+from experiments.configuration import Config
 from experiments.data import Dataset
-from experiments.trainer import CHUNK, Trainer, make_trainer
+from experiments.training.trainer import CHUNK, Trainer, make_trainer
 from nmnc_jax.types import Due
 
 ROUNDS = 3

@@ -129,7 +129,7 @@ def collectives(text: str) -> dict[str, int]:
         text: a compiled program; collectives inside a loop count once.
 
     Example:
-        >>> from experiments.compiled import collectives
+        >>> from experiments.planning.compiled import collectives
         >>> collectives('''
         ...   %part = f32[2,8]{1,0} parameter(0)
         ...   %whole = f32[16,8]{1,0} all-gather(%part), dimensions={0}''')

@@ -1,0 +1,1 @@
+"""What the compiler says of a run, for chips that need not be there."""

@@ -1,0 +1,1 @@
+"""Training: the trainer, the loop, checkpoints, devices."""
