@@ -18,10 +18,10 @@ import optax
 from optax.losses import softmax_cross_entropy_with_integer_labels as loss_fn
 
 from benchmarks.common import Row, parse, print_table, progress, write_table
-from experiments.analysis.figures import interval
+from experiments.analysis.statistics import interval
 from experiments.data import batches
-from experiments.data.dataset import InMemory
 from experiments.data.embedded import load_embedded
+from experiments.data.in_memory import InMemory
 from nmnc_jax import backprop, nmnc, no_tap
 from nmnc_jax.taps import TapLike
 from nmnc_jax.types import Array

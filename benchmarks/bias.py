@@ -7,7 +7,6 @@ exact mean Jacobian in bases that are found in other ways.
 """
 
 import argparse
-import dataclasses
 from typing import Any
 
 import jax
@@ -17,12 +16,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import Row, double, parse, print_table, progress, save, write_table
 from experiments.analysis.activity import fixed_images, recorder
-from experiments.claims.alignment import cumulative_share
+from experiments.analysis.alignment import cumulative_share
 from experiments.claims.study import told
-from experiments.configuration import Config, load_config
+from experiments.configs import load_config
+from experiments.configuration import Config
 from experiments.data import InMemory, load_in_memory
 from experiments.training.loop import through_training, train
-from experiments.training.trainer import build_model, make_trainer
+from experiments.training.network import build_model
+from experiments.training.trainer import make_trainer
 from nmnc_jax.diagnostics import exact_jacobian
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -48,8 +49,7 @@ def main() -> None:
         parser.add_argument("--steps", type=int, default=500, help="steps of each training")
 
     options = parse("bias", __doc__ or "", add)
-    config = dataclasses.replace(
-        load_config("photos"),
+    config = load_config("photos").replace(
         seed=options.seed,
         steps=2000 if options.full else options.steps,
         basis_update_every=200,
@@ -58,7 +58,7 @@ def main() -> None:
         validation=True,
     )
     if options.data_path:
-        config = dataclasses.replace(config, data="folder", data_path=options.data_path)
+        config = config.replace(data="folder", data_path=options.data_path)
     data = load_in_memory(config)
     rows = [trained(config, data, name) for name in progress("setting", SETTINGS)]
     write_table(options.out / "bias.csv", rows)
@@ -70,7 +70,7 @@ def main() -> None:
 
 def trained(config: Config, data: InMemory, name: str) -> Row:
     """Accuracy and alignment of one setting at the end of its training."""
-    config = dataclasses.replace(config, log_every=config.steps, **SETTINGS[name])
+    config = config.replace(log_every=config.run.steps, **SETTINGS[name])
     records: list[Row] = []
     train(make_trainer(config, data), config, data, records.append)
     return {"setting": name, **told(records[-1])}
@@ -78,14 +78,14 @@ def trained(config: Config, data: InMemory, name: str) -> Row:
 
 def shares(config: Config, data: InMemory) -> list[Row]:
     """Share of the mean Jacobian in each basis of a network that backpropagation has trained."""
-    config = dataclasses.replace(config, estimator="backprop")
+    config = config.replace(estimator="backprop")
     images = fixed_images(data, 1024)
     activity: list[dict[str, np.ndarray]] = []
     params: Any = None
-    stages = (0, config.steps // 2, config.steps)
+    stages = (0, config.run.steps // 2, config.run.steps)
     for step, reached in through_training(config, data, stages):
         activity.append(recorder(config, data, reached)(images))
-        if step == config.steps:
+        if step == config.run.steps:
             params = jax.tree.map(jnp.copy, reached)
     apply_fn: Any = build_model(config, data.classes).apply
     jacobian_of = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))
@@ -131,7 +131,7 @@ def draw(config: Config, rows: list[Row], found: list[Row]) -> Figure:
     dots.plot([row["test_accuracy"] for row in rows], [row["setting"] for row in rows], "o")
     dots.grid(axis="x", alpha=0.4)
     dots.invert_yaxis()
-    dots.set(title=f"held-out accuracy, {config.steps} steps", xlabel="accuracy")
+    dots.set(title=f"held-out accuracy, {config.run.steps} steps", xlabel="accuracy")
     for panel, tap in zip(panels, taps, strict=True):
         some = [row for row in found if row["tap"] == tap]
         line: list[Row] = []

@@ -1,6 +1,7 @@
 """What the benchmarks share: command line, progress, intervals, timing, tables and figures."""
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,9 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import files
-from experiments.machine import machine
-from experiments.memory import keep_memory
+from experiments.machine import keep_memory, machine
 
 Row = dict[str, Any]
 
@@ -125,7 +124,12 @@ def median_interval(values: np.ndarray) -> dict[str, float]:
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows as CSV, with six digits."""
-    files.write_table(path, rows, ".6g")
+    with path.open("w", newline="") as file:
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:

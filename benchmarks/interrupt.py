@@ -5,7 +5,6 @@ times; it counts the resumed runs whose parameters, optimiser, estimator and mea
 same to the last bit.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -20,7 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.common import Row, parse, print_table, progress, save, write_table
-from experiments.configuration import Config, load_config
+from experiments.configs import load_config
+from experiments.configuration import Config
 from experiments.data import load
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.loop import last_position
@@ -52,7 +52,7 @@ def ending(out: Path, trainer: Trainer, config: Config) -> tuple[list[Any], list
     found = last_position(trainer, config, checkpoints)
     checkpoints.close()
     assert found is not None
-    assert found[0] == config.steps
+    assert found[0] == config.run.steps
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(found[1].state)]
     return arrays, [{k: v for k, v in record.items() if k != "seconds"} for record in records]
@@ -62,7 +62,7 @@ def main() -> None:
     """Kills runs, writes interrupt.csv and interrupt.png."""
     options = parse("interrupt", __doc__ or "")
     fields: dict[str, Any] = FIELDS
-    config = dataclasses.replace(load_config("digits"), **fields)
+    config = load_config("digits").replace(**fields)
     trainer = make_trainer(config, load(config))
     random = np.random.default_rng(options.seed)
     rows: list[Row] = []
@@ -104,7 +104,7 @@ def main() -> None:
     print_table(rows, list(rows[0]))
     identical = sum(row["identical"] for row in rows)
     print(f"{identical} of {len(rows)} resumed runs end bit-identical to the uninterrupted one")
-    save(draw(rows, config.steps), options.out / "interrupt.png")
+    save(draw(rows, config.run.steps), options.out / "interrupt.png")
 
 
 def draw(rows: list[Row], steps: int) -> Figure:

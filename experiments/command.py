@@ -1,27 +1,20 @@
-"""What the command lines share: parsing, errors in one line, output directories, progress."""
+"""What the command lines share: parsing, errors in one line, several processes."""
 
 import contextlib
-import dataclasses
 import io
 import itertools
-import json
 import re
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.configuration import Stopped, UserError, config_names, in_one_line, load_config
-from experiments.files import expanded, write_whole
-from experiments.memory import keep_memory
+from experiments.configs import config_names, load_config
+from experiments.errors import Stopped, UserError, in_one_line
+from experiments.machine import keep_memory
+from experiments.methods import TABLE
 
 Options = TypeVar("Options")
 
@@ -48,7 +41,11 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
         arguments[len(named) :],
         default=defaults,
         prog=f"python -m {command} {name if named else 'CONFIG'}",
-        description=f"CONFIG is one of {', '.join(names)}. The defaults shown are those of {name}.",
+        description=(
+            f"CONFIG is one of {', '.join(names)}. The defaults shown are those of {name}.\n\n"
+            + "Methods:\n\n"
+            + "\n".join(f"- {method}: {entry.told}" for method, entry in TABLE.items())
+        ),
         return_unknown_args=True,
     )
     if unknown:
@@ -102,90 +99,6 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
         print(f"{stopped}; go on with the same command, --resume and --out", flush=True)
 
 
-@contextlib.contextmanager
-def output_directory(out: Path | None, name: str, *, occupied: bool = False) -> Iterator[Path]:
-    """Makes an output directory; without one given, a new one of its own below ``runs/``.
-
-    A mistake that is found before anything was measured leaves none.
-
-    Args:
-        out: the directory.
-        name: what a new one's begins with.
-        occupied: whether it may hold something.
-
-    Raises:
-        UserError: if it is not empty or cannot be written.
-    """
-    if out is None:
-        wanted = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    else:
-        wanted = expanded(out)
-    made = [place for place in wanted.parents if not place.exists()]
-    made = made if out is not None and wanted.exists() else [wanted, *made]
-    try:
-        if out is None:
-            out = made[0] = _new_directory(wanted)
-        else:
-            out = wanted
-            out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()) and not occupied:
-            raise UserError(f"out is {out}, which is not empty; it takes a new or empty directory")
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise UserError(f"out is {wanted}, which cannot be written: {error.strerror}") from error
-    try:
-        yield out
-    except Exception:
-        if not occupied:
-            _remove_empty(out, made)
-        raise
-
-
-def _new_directory(wanted: Path) -> Path:
-    """Makes a directory that no other run has, as one that begins in the same second."""
-    for number in itertools.count(1):
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
-    raise AssertionError
-
-
-def _remove_empty(out: Path, made: list[Path]) -> None:
-    """Removes the directories made for a run, if it has left nothing but configurations."""
-    if any(path.is_file() and path.name != "config.json" for path in out.rglob("*")):
-        return
-    for path in out.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in made:
-        with contextlib.suppress(OSError):  # Another run may have written there since.
-            path.rmdir()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON file, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``, where a run left one.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def write_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """Writes ``metrics.jsonl``, whole or not at all."""
-    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Joins several processes into one run, before any device is used.
 
@@ -215,36 +128,3 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
             jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"coordinator {coordinator!r} could not join: {error}") from error
-
-
-@dataclasses.dataclass
-class Reporter:
-    """Shows how far a run is: a bar on a terminal, plain lines elsewhere."""
-
-    console: Console
-
-    @contextlib.contextmanager
-    def follow(self, label: str, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Gives a function that shows each measurement of one run."""
-
-        def told(record: dict[str, Any]) -> str:
-            loss = "" if record["loss"] is None else f"loss {record['loss']:.3f}  "
-            return f"{loss}test accuracy {record['test_accuracy']:.3f}"
-
-        if not self.console.is_terminal:
-
-            def line(record: dict[str, Any]) -> None:
-                print(f"{label}  step {record['step']}/{steps}  {told(record)}", flush=True)
-
-            yield line
-            return
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        with Progress(*columns, TimeRemainingColumn(), console=self.console) as progress:
-            task = progress.add_task(label, total=steps)
-
-            def bar(record: dict[str, Any]) -> None:
-                progress.update(
-                    task, completed=record["step"], description=f"{label}  {told(record)}"
-                )
-
-            yield bar

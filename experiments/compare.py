@@ -13,12 +13,15 @@ from rich.table import Table
 
 from experiments.analysis import figures
 from experiments.analysis.cost import step_costs
-from experiments.command import Reporter, output_directory, parse, run_command, write_json
-from experiments.configuration import Config, UserError, seeds_of
+from experiments.analysis.statistics import interval
+from experiments.analysis.tables import write_table
+from experiments.command import parse, run_command
+from experiments.configuration import Config, same_config, write_config
 from experiments.data import Dataset, load
-from experiments.files import write_table
-from experiments.methods import check_method
-from experiments.train import is_same_run, run_or_read
+from experiments.directories import output_directory
+from experiments.errors import UserError
+from experiments.methods import check_method, checked
+from experiments.runs import run_or_read
 from experiments.training.trainer import Trainer, make_trainer
 
 
@@ -44,21 +47,19 @@ def main(arguments: Sequence[str]) -> None:
     names = list(dict.fromkeys(check_method(name) for name in options.estimators))
     if not names:
         raise UserError("estimators is empty; it takes one method at least")
-    options.config.check()
-    seeds = seeds_of(options.config, options.seeds)
-    configs = {name: dataclasses.replace(options.config, estimator=name) for name in names}
+    config = options.config
+    configs = {name: checked(config.replace(estimator=name)) for name in names}
+    seeds = config.run.seeds(options.seeds)
     if options.resume and options.out is None:
         raise UserError("resume takes the comparison's directory: --out DIR")
-    going = options.resume and is_same_run(options.out, options.config)
-    data = load(options.config)
+    asked = {"estimators": names, "seeds": options.seeds}
+    going = options.resume and same_config(options.out, config, free=list(asked))
+    data = load(config)
     trainers = {name: make_trainer(method, data) for name, method in configs.items()}
-    name = f"compare-{options.config.data}"
+    name = f"compare-{config.data.name}"
     with output_directory(options.out, name, occupied=going) as directory:
-        write_json(
-            directory / "config.json",
-            {**dataclasses.asdict(options.config), "estimators": names, "seeds": options.seeds},
-        )
-        _compare(directory, options.config, trainers, seeds, data)
+        write_config(directory, config, **asked)
+        _compare(directory, config, trainers, seeds, data)
 
 
 def _compare(
@@ -68,20 +69,19 @@ def _compare(
     console = Console()
     if not console.is_terminal:
         console.width = 120
-    reporter = Reporter(console)
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in trainers}
     runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in trainers}
     for seed in seeds:
         for name, trainer in trainers.items():
-            run = dataclasses.replace(config, estimator=name, seed=seed)
+            run = config.replace(estimator=name, seed=seed)
             inside = directory / f"{name}-seed{seed}"
-            summary, records = run_or_read(inside, trainer, run, data, reporter)
+            summary, records = run_or_read(inside, trainer, run, data, console)
             summaries[name].append(summary)
             runs[name].append(records)
     print("measuring the cost of a step, all methods in turn", flush=True)
     costs = step_costs(trainers, config, data)
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in trainers]
-    write_table(directory / "comparison.csv", rows, ".4f")
+    write_table(directory / "comparison.csv", rows, "%.4f")
     figures.draw_all(directory, runs, {name: costs[name] for name in trainers})
     figures.draw_overview(directory / "comparison.png", runs, costs, chance=data.chance)
     console.print(_table(rows))
@@ -95,7 +95,7 @@ def _row(
     cost: dict[str, float],
 ) -> dict[str, Any]:
     """One method's line of the comparison."""
-    low, mean, high = figures.interval(np.array([[s["test_accuracy"]] for s in summaries]))
+    low, mean, high = interval(np.array([[s["test_accuracy"]] for s in summaries]))
     row: dict[str, Any] = {
         "estimator": name,
         "seeds": len(summaries),

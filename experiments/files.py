@@ -1,18 +1,28 @@
-"""Files that are written whole or not at all, and tables."""
+"""Files that are written whole or not at all: JSON and measurements."""
 
-import csv
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.configuration import UserError
+from experiments.errors import UserError
 
 
 def expanded(path: str | Path) -> Path:
     """Returns a path with its ``~`` replaced; one of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text so that a reader, or a kill, never meets half of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON file, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -30,26 +40,20 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text so that a reader, or a kill, never meets half of it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Writes ``metrics.jsonl``, whole or not at all."""
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]], form: str = "") -> None:
-    """Writes rows as CSV; columns in the order in which they first occur.
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Reads ``metrics.jsonl``, where a run left one.
 
-    Args:
-        path: the file.
-        rows: column to value.
-        form: format of floats, such as ".4f".
+    Raises:
+        UserError: if it is damaged.
     """
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {k: format(v, form) if isinstance(v, float) else v for k, v in row.items()}
-            )
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from experiments.command import parse, run_command, write_json
-from experiments.configuration import Config, UserError
+from experiments.command import parse, run_command
+from experiments.configuration import Config
 from experiments.data.described import describe
-from experiments.files import expanded
-from experiments.methods import check_method
+from experiments.errors import UserError
+from experiments.files import expanded, write_json
+from experiments.methods import checked
 from experiments.planning.compiled import Cost, TooLarge
 from experiments.planning.programs import Plan, plan
 from experiments.planning.topology import find_topology
@@ -43,9 +44,9 @@ def remedy(large: Cost | TooLarge, config: Config) -> str:
     """What to change where a program does not fit: the larger part of its memory first."""
     smaller = {"init": "a smaller --basis-batch", "evaluation": "more chips"}
     ways = [smaller.get(large.name, "a smaller --batch, or the same on more chips")]
-    if config.precision == "float32" and config.model in ("alexnet", "resnet18", "resnet50"):
+    if config.model.precision == "float32" and config.model.is_large:
         ways.append("--precision bfloat16")
-    held = [] if config.estimator == "backprop" else ["--divide-units", "a smaller --rank"]
+    held = [] if config.method.estimator == "backprop" else ["--divide-units", "a smaller --rank"]
     if isinstance(large, Cost) and large.argument_bytes > large.temporary_bytes:
         ways = [*held, *ways]
     else:
@@ -82,8 +83,7 @@ def table(planned: Plan) -> Table:
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and runs it."""
     options = parse("experiments.plan", Options, arguments)
-    config = dataclasses.replace(options.config, estimator=check_method(options.config.estimator))
-    config.check()
+    config = checked(options.config)
     topology = find_topology(options.topology)
     # A table as wide as this one is of no use in lines of 80 letters.
     console = Console() if Console().is_terminal else Console(width=160)

@@ -5,6 +5,7 @@ TensorFlow. An interrupted preparation leaves none.
 """
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Literal
 import tyro
 
 from experiments.command import run_command, take
-from experiments.configuration import DATA_DIR, UserError
+from experiments.configuration import DATA_DIR
 from experiments.data.archives import find, verify
 from experiments.data.catalogue import CATALOGUE
+from experiments.errors import UserError
 from experiments.files import expanded
 from experiments.progress import shown
 
@@ -66,8 +68,9 @@ def prepare(options: Options) -> dict[str, int]:
         for archive, path in zip(entry.archives, paths, strict=True):
             with shown(f"checking {archive.name}", path.stat().st_size) as read:
                 verify(archive, path, read)
-    with shown(f"preparing {options.name}", entry.examples) as counted:
-        builder = make(archives=paths, counted=lambda: counted(1), data_dir=data_dir)
+    with shown(f"preparing {options.name}", entry.examples) as show:
+        done = itertools.count(1)
+        builder = make(archives=paths, counted=lambda: show(next(done)), data_dir=data_dir)
         builder.download_and_prepare()
     return {name: split.num_examples for name, split in builder.info.splits.items()}
 

@@ -1,29 +1,44 @@
-"""How far a long work on many things is."""
+"""How far a long work is: a bar on a terminal, plain lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextmanager
-def shown(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of a total is done: a bar on a terminal, a line for each tenth elsewhere."""
-    console = Console()
-    if console.is_terminal:
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            task = progress.add_task(label, total=total)
-            yield lambda count: progress.advance(task, count)
+def shown(label: str, total: int, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """Shows how much of a total is done.
+
+    Args:
+        label: what is under way.
+        total: how much there is to do.
+        console: where to show it; None: standard output.
+
+    Yields:
+        ``show(done, told="")``: how much is done, and what there is to say of it. Where there is no
+        terminal, it prints a line for all that there is to say, and for each tenth otherwise.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        tenths = 0
+
+        def line(done: int, told: str = "") -> None:
+            nonlocal tenths
+            before, tenths = tenths, 10 * done // total
+            if told:
+                print(f"{label}  step {done}/{total}  {told}", flush=True)
+            elif tenths > before:
+                print(f"{label}: {10 * tenths} %", flush=True)
+
+        yield line
         return
-    done = 0
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(label, total=total)
 
-    def line(count: int) -> None:
-        nonlocal done
-        tenths = 10 * done // total
-        done += count
-        if 10 * done // total > tenths:
-            print(f"{label}: {10 * (10 * done // total)} %", flush=True)
+        def bar(done: int, told: str = "") -> None:
+            progress.update(task, completed=done, description=f"{label}  {told}")
 
-    yield line
+        yield bar

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from experiments.command import run_command, take
-from experiments.configuration import UserError
+from experiments.errors import UserError
 
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }

@@ -179,7 +179,7 @@ def error_on_eight_devices(estimator, case):
 
 def run_on(data, **fields):
     """Configuration of a run of a small network on a data set."""
-    return Config(**{"data": data, "model": "mlp", "features": (16,), **fields})
+    return Config.of(**{"data": data, "model": "mlp", "features": (16,), **fields})
 
 
 def jitted(estimator):

@@ -9,9 +9,9 @@ import xarray
 
 from experiments import train
 from experiments.analysis.brainscore import NetworkModel
-from experiments.configuration import UserError
 from experiments.data.assemblies import responses_of
 from experiments.data.neural import load_neural
+from experiments.errors import UserError
 from tests.test_prepare import encoded, photo
 
 

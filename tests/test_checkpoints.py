@@ -1,9 +1,9 @@
 """Checkpoints: a run that stops goes on to the same numbers, and damage is told."""
 
-import dataclasses
 import json
 import os
 import signal
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from experiments import compare, train
-from experiments.configuration import Config, Stopped, UserError
+from experiments.configuration import Config, read_config, same_config, write_config
 from experiments.data import load
+from experiments.errors import Stopped, UserError
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.loop import asked_to_stop
 from experiments.training.loop import train as run_loop
-from experiments.training.position import last_position
+from experiments.training.position import last_position, trained_network
 from experiments.training.trainer import make_trainer
 from tests.test_experiments import SHORT, records
 
@@ -36,12 +37,11 @@ def without_time(path):
 
 def last_network(path):
     """Parameters, optimiser and estimator at the end of a run."""
-    config = Config(**json.loads((path / "config.json").read_text()))
-    config = dataclasses.replace(config, features=tuple(config.features), devices=1)
+    config = read_config(path)[0].replace(devices=1)
     checkpoints = Checkpoints(path / "checkpoints", print)
     step, position = last_position(make_trainer(config, load(config)), config, checkpoints)
     checkpoints.close()
-    assert step == config.steps
+    assert step == config.run.steps
     return position.state
 
 
@@ -58,7 +58,7 @@ def stop_at(step, monkeypatch):
 
         return run_loop(trainer._replace(step=take), *rest)
 
-    monkeypatch.setattr("experiments.train.train", loop)
+    monkeypatch.setattr("experiments.runs.train", loop)
 
 
 def test_a_stopped_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, capsys):
@@ -194,11 +194,26 @@ def test_a_checkpoint_of_another_run_is_refused(saved):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("version", [None, "0.1.0"])
+def test_a_run_of_an_older_layout_is_refused_with_its_version(version, tmp_path):
+    write_config(tmp_path, Config.of(data="digits", model="mlp", features=(16,)))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written.pop("version") == metadata.version("nmnc_jax")
+    (tmp_path / "config.json").write_text(json.dumps(written | {"version": version}))
+    named = version or "before 0.2.0"
+    message = rf"config.json was written by .*{named}, and this is 0\.2"
+    with pytest.raises(UserError, match=message):
+        train.main([*ARGUMENTS, "--out", str(tmp_path), "--resume"])
+    with pytest.raises(UserError, match=message):
+        trained_network(tmp_path)
+
+
 def test_a_run_from_before_a_field_goes_on_with_its_default(tmp_path):
-    config = Config(data="digits", model="mlp", features=(16,))
-    fields = dataclasses.asdict(config)
-    del fields["noise"]
-    (tmp_path / "config.json").write_text(json.dumps(fields))
-    assert train.is_same_run(tmp_path, config)
+    config = Config.of(data="flip_flop", model="leaky", features=(16,))
+    write_config(tmp_path, config)
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["noise"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert same_config(tmp_path, config)
     with pytest.raises(UserError, match=r"noise is 0\.1; the run in .* has 0\.0"):
-        train.is_same_run(tmp_path, dataclasses.replace(config, noise=0.1))
+        same_config(tmp_path, config.replace(noise=0.1))

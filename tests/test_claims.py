@@ -1,6 +1,5 @@
 """The claims' measures against what is known, and their commands."""
 
-import dataclasses
 import json
 
 import jax
@@ -8,10 +7,11 @@ import numpy as np
 import pytest
 
 from experiments import report
+from experiments.analysis.alignment import cumulative_share, leading_directions
+from experiments.analysis.dimensionality import components_for, two_nn
 from experiments.analysis.rates import noise_of_feedback, trained_rates
 from experiments.claims import (
     accuracy,
-    alignment,
     dimensionality,
     efficiency,
     recurrent,
@@ -20,9 +20,11 @@ from experiments.claims import (
     width,
 )
 from experiments.claims.__main__ import main, names
-from experiments.claims.study import Study, judge
-from experiments.configuration import Diverged, UserError, load_config
+from experiments.claims.study import Study
+from experiments.claims.verdicts import judge
+from experiments.configs import load_config
 from experiments.data import load
+from experiments.errors import Diverged, UserError
 from tests.test_similarity import archive
 
 SHORT = [
@@ -49,12 +51,12 @@ def test_two_nn_knows_the_dimension_of_a_bent_manifold(dimension):
     flat = random.uniform(size=(3000, dimension))
     inside = np.concatenate([flat, np.sin(2 * flat)], axis=1)
     turned = inside @ np.linalg.qr(random.normal(size=(30, 2 * dimension)))[0].T
-    assert abs(dimensionality.two_nn(turned) / dimension - 1) < 0.1
+    assert abs(two_nn(turned) / dimension - 1) < 0.1
 
 
 def test_components_count_the_variance():
     values = np.array([1.0, 4.0, 5.0, 0.0])
-    assert [dimensionality.components_for(values, p) for p in (50, 51, 90, 91)] == [1, 2, 2, 3]
+    assert [components_for(values, p) for p in (50, 51, 90, 91)] == [1, 2, 2, 3]
 
 
 def test_exponent_is_the_slope_in_logarithms():
@@ -64,15 +66,15 @@ def test_exponent_is_the_slope_in_logarithms():
 
 def test_shares_accumulate_and_angles_are_those_of_the_row_space():
     jacobian = jax.numpy.array([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    assert alignment.cumulative_share(jacobian, jax.numpy.eye(4)) == pytest.approx([0.36, 1, 1, 1])
-    leading = alignment._leading_directions(jacobian)
+    assert cumulative_share(jacobian, jax.numpy.eye(4)) == pytest.approx([0.36, 1, 1, 1])
+    leading = leading_directions(jacobian)
     np.testing.assert_allclose(np.abs(leading), [[0.6], [0.8], [0], [0]], atol=1e-6)
 
 
 def test_a_silenced_network_has_no_share():
     jacobian = jax.numpy.zeros((3, 4))
-    assert np.isnan(alignment.cumulative_share(jacobian, jax.numpy.eye(4))).all()
-    assert alignment._leading_directions(jacobian).shape == (4, 0)
+    assert np.isnan(cumulative_share(jacobian, jax.numpy.eye(4))).all()
+    assert leading_directions(jacobian).shape == (4, 0)
     assert judge("s", "q", [1.0, float("nan"), 1.1, 0.9]).verdict == "supported"
     assert judge("s", "q", [float("nan")]).verdict == "undecided"
 
@@ -226,7 +228,7 @@ def test_recurrent_networks_are_judged_by_the_rank_that_they_chose():
 
 def test_noise_of_learned_recurrent_weights_has_the_radius_of_independent_entries():
     fields = {"features": (64,), "estimator": "vnc", "probe_rows": 32, "devices": 1}
-    config = dataclasses.replace(load_config("rnn_flip_flop"), **fields)
+    config = load_config("rnn_flip_flop").replace(**fields)
     (row,) = noise_of_feedback(config, load(config))
     assert row["radius"] == pytest.approx(row["law"], rel=0.15)
     # 32 rows in a step, and a decay of .9: 608 behind the feedback.
@@ -235,7 +237,7 @@ def test_noise_of_learned_recurrent_weights_has_the_radius_of_independent_entrie
 
 def test_rates_are_those_of_a_noisy_network_too():
     fields = {"features": (8,), "rank": 4, "steps": 1, "time_steps": 12, "devices": 1, "noise": 0.1}
-    config = dataclasses.replace(load_config("rnn_match"), alignment_batch=32, **fields)
+    config = load_config("rnn_match").replace(alignment_batch=32, **fields)
     rates, targets, _ = trained_rates(config, load(config), 3)
     assert rates.shape == (3, 12, 8)
     assert targets.shape == (3, 12, 2)

@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from experiments import compare, crossover, prepare, report, train
 from experiments.claims import __main__ as claims
-from experiments.command import output_directory, run_command
-from experiments.configuration import UserError, load_config
+from experiments.command import run_command
+from experiments.configs import load_config
+from experiments.directories import output_directory
+from experiments.errors import UserError
 from tests.cases import run_on
 from tests.test_folder import folder, members, zipped
 from tests.test_prepare import tar
 
 SHORT = ["--steps", "1", "--log-every", "1", "--batch", "4", "--basis-batch", "4",
          "--alignment-batch", "4", "--estimator", "backprop", "--devices", "1"]  # fmt: skip
-FIELDS = ["--" + name.replace("_", "-") for name in load_config("digits").__dataclass_fields__]
+FIELDS = ["--" + name.replace("_", "-") for name in load_config("digits").fields()]
 # Those that decide how much is computed are in SHORT.
 FIELDS = [name for name in FIELDS if name not in SHORT]
 
@@ -162,6 +164,20 @@ def test_runs_of_the_same_second_have_directories_of_their_own(monkeypatch):
         assert [one, other] == [Path("runs/x-now"), Path("runs/x-now-2")]
 
 
+def test_a_directory_is_for_one_run_at_a_time(tmp_path):
+    out = tmp_path / "empty"
+    with output_directory(out, "x"):
+        for occupied in (False, True):
+            with (
+                pytest.raises(UserError, match="empty, where another run is under way"),
+                output_directory(out, "x", occupied=occupied),
+            ):
+                pass
+        assert out.exists()
+    with output_directory(out, "x"):
+        pass
+
+
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl"])
 def test_a_damaged_run_is_named(name, tmp_path, monkeypatch):
     out = tmp_path / "run"
@@ -182,6 +198,6 @@ def test_a_damaged_run_is_named(name, tmp_path, monkeypatch):
     ]
     if name != "config.json":
         config = run_on("digits")
-        monkeypatch.setattr(train, "is_same_run", lambda *_: bool(config))
+        monkeypatch.setattr(train, "same_config", lambda *_: bool(config))
         (out / "summary.json").write_text("{" if name == "summary.json" else "{}")
     assert f"{name} cannot be read" in ends_in_one_line(train.main, arguments, monkeypatch)

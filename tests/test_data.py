@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.configuration import UserError
 from experiments.data import embedded
 from experiments.data.characters import ALPHABET, load_characters
 from experiments.data.embedded import load_embedded
+from experiments.errors import UserError
 from tests.cases import run_on
 
 

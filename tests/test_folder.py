@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import data
-from experiments.configuration import UserError
+from experiments.errors import UserError
 from tests.cases import run_on
 from tests.test_prepare import encoded, tar
 

@@ -1,6 +1,5 @@
 """Many devices give the numbers of one; several processes train as one."""
 
-import dataclasses
 import os
 import signal
 import socket
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 
 import nmnc_jax
-from experiments.configuration import Config, UserError
+from experiments.configuration import Config
 from experiments.data import load
+from experiments.errors import UserError
 from experiments.planning.compiled import collectives
 from experiments.training.mesh import make_devices
 from experiments.training.trainer import make_trainer
@@ -22,7 +22,7 @@ from tests.conftest import QUICK
 from tests.test_checkpoints import last_network, without_time
 from tests.test_experiments import SHORT
 
-CONFIG = Config(
+CONFIG = Config.of(
     data="digits", model="mlp", features=(32, 16), batch=16, steps=20, rank=6, probes=4,
     basis_batch=20, basis_update_every=2, alignment_batch=16, devices=1,
 )  # fmt: skip
@@ -35,11 +35,11 @@ def _promotion_that_optax_takes():
 
 
 def trained(steps=3, **changes):
-    config = dataclasses.replace(CONFIG, **changes)
+    config = CONFIG.replace(**changes)
     data = load(config)
     trainer = make_trainer(config, data)
     state = trainer.init(0)
-    rows = trainer.devices.rows(config.batch)
+    rows = trainer.devices.rows(config.run.batch)
     for step, examples in enumerate(data.train_batches(16, 0, steps=range(steps), rows=rows)):
         batch = trainer.devices.place(16, examples)
         state, _ = trainer.step(state, jax.random.fold_in(jax.random.key(1), step), batch)
@@ -79,7 +79,7 @@ def test_feedback_of_all_units_is_divided_too():
 
 
 def test_a_batch_is_joined_from_its_rows():
-    devices = make_devices(dataclasses.replace(CONFIG, devices=8))
+    devices = make_devices(CONFIG.replace(devices=8))
     images = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     inputs, targets = devices.gather(lambda rows: (images[rows], rows), np.arange(24)[::-1])
     np.testing.assert_array_equal(inputs, images[::-1])
@@ -98,7 +98,7 @@ def test_a_batch_is_joined_from_its_rows():
 )
 def test_layouts_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        make_devices(dataclasses.replace(CONFIG, **changes))
+        make_devices(CONFIG.replace(**changes))
 
 
 def start_processes(out, *more):
@@ -145,7 +145,7 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
 
 
 def test_a_basis_update_moves_the_activity_once_and_sums_gram_matrices():
-    devices = make_devices(dataclasses.replace(CONFIG, devices=8))
+    devices = make_devices(CONFIG.replace(devices=8))
     units, rank, batch = 512, 4, 16
     plain = nmnc_jax.pca(rank)
     state = plain.init("x", jax.random.normal(jax.random.key(0), (batch, units)))

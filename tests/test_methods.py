@@ -26,7 +26,7 @@ def network():
 
 def states(network, method, steps, **fields):
     apply_fn, params, batch = network
-    config = Config(data="digits", model="mlp", features=(12, 9), estimator=method,
+    config = Config.of(data="digits", model="mlp", features=(12, 9), estimator=method,
                     rank=4, basis_update_every=2, **fields)  # fmt: skip
     shapes = tap_shapes(apply_fn, params, batch[0])
     estimator = build_estimator(Setting(config, apply_fn, LOSS, shapes, 3, None))
@@ -81,5 +81,5 @@ def test_exact_feedback_is_the_mean_jacobian_or_its_part_in_the_manifold(network
     ],
 )
 def test_passes_of_a_step(method, fields, passes):
-    config = Config(data="digits", model="mlp", features=(8,), estimator=method, **fields)
+    config = Config.of(data="digits", model="mlp", features=(8,), estimator=method, **fields)
     assert forward_passes(config, 4) == pytest.approx(passes)

@@ -1,15 +1,16 @@
 """The optimisers of runs: Optax's by name, schedules, weight decay, averages, augmentation."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import optax
 import pytest
 
 from experiments import data
-from experiments.configuration import OPTIMISERS, Config, UserError, load_config
-from experiments.data.dataset import class_loss, shifted_and_mirrored
+from experiments.configs import load_config
+from experiments.configuration import OPTIMISERS, Config
+from experiments.data.dataset import class_loss
+from experiments.data.in_memory import shifted_and_mirrored
+from experiments.errors import UserError
 from experiments.training.optimiser import build_optimiser, learning_rate_of, training_loss
 from experiments.training.trainer import make_trainer
 from tests.test_experiments import SMALL
@@ -25,7 +26,7 @@ def _promotion_that_optax_takes():
 
 
 def config_of(**fields):
-    return Config(**{"data": "digits", "model": "mlp", "features": (8,), "steps": 90, **fields})
+    return Config.of(**{"data": "digits", "model": "mlp", "features": (8,), "steps": 90, **fields})
 
 
 def test_sgd_with_momentum_decays_weights_and_no_biases():
@@ -78,7 +79,7 @@ def test_schedules_warm_up_and_end_as_named():
 
 def test_an_average_is_tested_and_gradients_are_accumulated():
     fields = {**SMALL, "estimator": "backprop", "optimiser": "sgd", "learning_rate": 0.1}
-    config = dataclasses.replace(load_config("digits"), average=0.5, accumulate=2, **fields)
+    config = load_config("digits").replace(average=0.5, accumulate=2, **fields)
     digits = data.load(config)
     trainer = make_trainer(config, digits)
     state = trainer.init(0)
@@ -149,7 +150,6 @@ def test_augmented_images_are_shifted_and_mirrored_alike_wherever_they_are_read(
 def test_mistakes_are_named(fields, message):
     def build():
         config = config_of(**fields)
-        config.check()
         build_optimiser(config)
 
     with pytest.raises(UserError, match=message):

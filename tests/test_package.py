@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import doctest
+import graphlib
 import importlib
 import io
 import os
@@ -19,8 +20,10 @@ import jax
 import optax
 import pytest
 
+import experiments
 import nmnc_jax
 
+EXPERIMENTS = Path(experiments.__file__).parent
 PACKAGE = Path(nmnc_jax.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text()
 BLOCKS = [part.split("```")[0] for part in README.split("```python\n")[1:]]
@@ -55,27 +58,70 @@ PIPELINE = (
     "linen",
     "models",
 )
+LAYERS = (
+    "errors",
+    "files",
+    "machine",
+    "progress",
+    "directories",
+    "configuration",
+    "configs",
+    "data",
+    "methods",
+    "training",
+    "analysis",
+    "planning",
+    "runs",
+    "command",
+    "claims",
+)
+COMMANDS = ("compare", "crossover", "plan", "prepare", "report", "train")
+"""Of the experiments, above all layers: none imports another."""
 MODULES = sorted(m.name for m in pkgutil.walk_packages(nmnc_jax.__path__, "nmnc_jax."))
 
 
-def imported_by(path):
+def imported_by(path, package="nmnc_jax"):
+    """The modules of a package that a file imports, and names that it imports from them."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nmnc_jax."):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{package}."):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def places(path, package="nmnc_jax"):
+    """The parts of a package that a file, or those in a folder, import."""
+    files = path.glob("**/*.py") if path.is_dir() else [path.with_suffix(".py")]
+    found = {name for file in files for name in imported_by(file, package)}
+    return {name.split(".")[1] for name in found} - {path.name}
 
 
 def test_every_module_has_its_place_in_the_pipeline():
     assert {name.split(".")[1] for name in MODULES} == set(PIPELINE)
+    there = {module.name for module in pkgutil.iter_modules(experiments.__path__)}
+    assert there == {*LAYERS, *COMMANDS}
 
 
 @pytest.mark.parametrize("module", PIPELINE[:-1])
 def test_imports_go_one_way(module):
-    before = {*PIPELINE[: PIPELINE.index(module)]}
-    path = PACKAGE / module
-    files = [path.with_suffix(".py")] if not path.is_dir() else path.glob("*.py")
-    allowed = before | {module} if path.is_dir() else before
-    for file in files:
-        assert set(imported_by(file)) <= allowed, file
+    assert places(PACKAGE / module) <= {*PIPELINE[: PIPELINE.index(module)]}
+
+
+@pytest.mark.parametrize("module", [*LAYERS, *COMMANDS])
+def test_imports_of_experiments_go_one_way(module):
+    below = LAYERS[: LAYERS.index(module)] if module in LAYERS else LAYERS
+    assert places(EXPERIMENTS / module, "experiments") <= {*below}
+
+
+def test_no_imports_of_experiments_go_in_a_circle():
+    files = {
+        ".".join(("experiments", *file.relative_to(EXPERIMENTS).with_suffix("").parts)): file
+        for file in EXPERIMENTS.glob("**/*.py")
+    }
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    graph = {
+        name: {n if n in files else n.rpartition(".")[0] for n in imported_by(file, "experiments")}
+        for name, file in files.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_import_pulls_in_nothing_heavy():

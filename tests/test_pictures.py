@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from experiments.configuration import Unreadable
 from experiments.data.imagenet import crop_centre
 from experiments.data.pictures import picture
+from experiments.errors import Unreadable
 from tests.test_prepare import encoded, photo
 
 GREY16 = np.random.default_rng(0).integers(65536, size=(6, 9)).astype(np.uint16)
@@ -133,6 +133,9 @@ REFUSED = {
         "plane by plane",
     ),
     "12 of 16 bits, all dark": (lambda: png16(GREY16[..., None] >> 8, 0), "would leave black"),
+    "12 of 16 bits, grey": (lambda: png16(GREY16[..., None] >> 4, 0), "whether it is of 12 bits"),
+    "12 of 16 bits, colour": (lambda: png16(COLOUR16 >> 4, 2), "whether it is of 12 bits"),
+    "12 of 16 bits, TIFF": (lambda: tiff(COLOUR16 >> 4, photometric="rgb"), "whether it is of 12"),
     "16 bits, one transparent": (
         lambda: png16(COLOUR16, 2, chunk(b"tRNS", struct.pack(">HHH", 0, 0, 300))),
         "takes an alpha channel",

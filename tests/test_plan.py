@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments import plan
-from experiments.configuration import UserError, load_config
+from experiments.configs import load_config
 from experiments.data.described import describe
+from experiments.errors import UserError
 from experiments.plan import remedy
 from experiments.planning.compiled import (
     Cost,

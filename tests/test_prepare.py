@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from experiments import prepare, train
-from experiments.configuration import UserError
 from experiments.data import load
 from experiments.data.builders import LABELS, VALIDATION_LABELS, tfds
 from experiments.data.imagenet import crop_at_random, crop_centre, load_imagenet
+from experiments.errors import UserError
 from tests.cases import run_on
 from tests.test_checkpoints import last_network, without_time
 

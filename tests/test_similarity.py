@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments.analysis import similarity
 from experiments.claims import similarity as claim
-from experiments.configuration import UserError
 from experiments.data.neural import Neural, load_neural
+from experiments.errors import UserError
 from tests.test_prepare import encoded, photo
 
 

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configuration import UserError, load_config
+from experiments.configs import load_config
 from experiments.data import TASKS
 from experiments.data.tasks import Trials
+from experiments.errors import UserError
+from experiments.methods import checked
 from experiments.methods.controls import one_step
 from experiments.train import main
 from nmnc_jax.diagnostics import exact_gradient
@@ -239,6 +241,5 @@ def test_what_does_not_fit_a_task_is_refused():
         ({"explained_variance": 1.5}, "explained_variance is 1.5; it takes a number above 0"),
         ({"data": "digits", "model": "mlp", "estimator": "one_step"}, "has no recurrent weights"),
     ):
-        config = dataclasses.replace(load_config("rnn_flip_flop"), **fields)
         with pytest.raises(UserError, match=message):
-            config.check()
+            checked(load_config("rnn_flip_flop").replace(**fields))

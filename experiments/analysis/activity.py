@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.configuration import Config
 from experiments.data import InMemory
-from experiments.training.trainer import build_model
+from experiments.training.network import build_model
 from nmnc_jax import run
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis.activity import recorder
-from experiments.configuration import UserError
 from experiments.data import InMemory
 from experiments.data.assemblies import xarray
 from experiments.data.pictures import picture
+from experiments.errors import UserError
 from experiments.training.position import trained_network
 
 
@@ -75,7 +75,7 @@ class NetworkModel:
         """
         config, data, params = trained_network(directory)
         if not isinstance(data, InMemory):
-            raise UserError(f"{directory} is a run on {config.data}; this takes one on images")
+            raise UserError(f"{directory} is a run on {config.data.name}; this takes one on images")
         record = recorder(config, data, params)
 
         def activity(images: np.ndarray) -> dict[str, np.ndarray]:

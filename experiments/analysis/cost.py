@@ -1,6 +1,5 @@
 """Time of a run's programs, and of a step of each method over backpropagation's."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,7 +9,8 @@ import numpy as np
 
 from experiments.configuration import Config
 from experiments.data import Dataset
-from experiments.training.trainer import CHUNK, Trainer, make_trainer
+from experiments.training.measuring import CHUNK
+from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.types import Due
 
 ROUNDS = 3
@@ -35,13 +35,13 @@ def step_costs(
     """
     everyone = dict(trainers)
     if "backprop" not in everyone:
-        everyone["backprop"] = make_trainer(dataclasses.replace(config, estimator="backprop"), data)
-    block = int(np.lcm(config.update_every, config.basis_update_every))
+        everyone["backprop"] = make_trainer(config.replace(estimator="backprop"), data)
+    block = int(np.lcm(config.method.update_every, config.method.basis_update_every))
     block *= max(1, 20 // block)
     devices = everyone["backprop"].devices
-    batch = devices.gather(data.train_examples, np.arange(config.batch))
+    batch = devices.gather(data.train_examples, np.arange(config.run.batch))
     key = jax.random.key(0)
-    states = {name: trainer.init(config.seed) for name, trainer in everyone.items()}
+    states = {name: trainer.init(config.run.seed) for name, trainer in everyone.items()}
     times: dict[str, list[float]] = {name: [] for name in everyone}
     for turn in range(ROUNDS + 1):
         for name, trainer in everyone.items():
@@ -80,9 +80,9 @@ def program_times(
     Returns:
         Median seconds of a step by what is due, of the start, and of the test of a batch.
     """
-    devices, key = trainer.devices, jax.random.key(config.seed)
-    batch = devices.gather(data.train_examples, np.arange(config.batch))
-    state = trainer.init(config.seed)
+    devices, key = trainer.devices, jax.random.key(config.run.seed)
+    batch = devices.gather(data.train_examples, np.arange(config.run.batch))
+    state = trainer.init(config.run.seed)
 
     def step(due: Due) -> Any:
         nonlocal state
@@ -90,7 +90,7 @@ def program_times(
         return state, loss
 
     steps = {due: _seconds(lambda due=due: step(due)) for due in dues}
-    count = min(config.basis_batch, data.train_size)
+    count = min(config.method.basis_batch, data.train_size)
     first = devices.any_size(data.train_examples(np.arange(count)))
     tested = np.arange(devices.size(min(CHUNK, data.test_size)))
     tested = devices.gather(data.test_examples, tested)

@@ -1,9 +1,9 @@
-"""Where the manifold helps: ``python -m experiments.crossover CONFIG [--widths ...]``.
+"""Where the manifold helps: measured, and as the law of the estimators predicts.
 
-Networks of several widths are trained a little by backpropagation. At that point one step's
-feedback is estimated from N probes, isotropic (VNC) and in the manifold (NMNC) of each rank, and
-held against the exact mean Jacobian. With alpha the Jacobian's share in the manifold, and h the
-mean squared norm of the examples' Jacobians over that of their mean, the estimators' law predicts
+A network is trained a little by backpropagation. At that point one step's feedback is estimated
+from N probes, isotropic (VNC) and in the manifold (NMNC) of each rank, and held against the exact
+mean Jacobian. With alpha the Jacobian's share in the manifold, and h the mean squared norm of the
+examples' Jacobians over that of their mean, the estimators' law predicts
 
     cosine of VNC   1 / sqrt(1 + ((n + 2) h - 1) / N)
     cosine of NMNC  sqrt(alpha) / sqrt(1 + ((d + 2) h' - 1) / N)
@@ -12,7 +12,6 @@ mean squared norm of the examples' Jacobians over that of their mean, the estima
 denominators: d/n when probes are few, 1 when they are many.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.command import output_directory, parse, write_json
-from experiments.configuration import Config, UserError, seeds_of
-from experiments.data import InMemory, batches, load_in_memory
-from experiments.files import write_table
+from experiments.configuration import Config
+from experiments.data import InMemory, batches
 from experiments.training.loop import through_training
-from experiments.training.trainer import build_model
+from experiments.training.network import build_model
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
 from nmnc_jax.diagnostics import cosine, exact_jacobian, jacobian_share
 from nmnc_jax.layout import tap_shapes
@@ -36,95 +32,34 @@ from nmnc_jax.subspace import lift, project
 from nmnc_jax.types import Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The command line of `experiments.crossover`."""
+def measure(
+    config: Config,
+    data: InMemory,
+    *,
+    ranks: Sequence[int],
+    num: Sequence[int],
+    repeats: int,
+    examples: int,
+) -> list[dict[str, Any]]:
+    """Trains one network, then measures and predicts every point of it.
 
-    config: tyro.conf.OmitArgPrefixes[Config]
-    """The network and its data; `steps` of backpropagation are run before measuring."""
-    widths: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Factors on the hidden units or channels."""
-    ranks: tuple[int, ...] = (8, 32, 128)
-    """Dimensions of the manifold (taps with fewer units are left out)."""
-    num: tuple[int, ...] = (1, 8, 64)
-    """Probes per example; N is that times `batch`."""
-    repeats: int = 4
-    """Estimates per point, each on another batch."""
-    seeds: int = 2
-    """Networks per width."""
-    examples: int = 512
-    """Training examples of the exact mean Jacobian."""
-    out: Path | None = None
-    """New or empty directory for the results; by default one below runs/."""
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Parses the command line, measures, and writes crossover.csv and two figures."""
-    options = parse("experiments.crossover", Options, arguments)
-    options.config.check()
-    for field in ("repeats", "examples", "widths", "ranks", "num"):
-        values = np.atleast_1d(getattr(options, field))
-        if not (values.size and (values > 0).all() and np.isfinite(values).all()):
-            raise UserError(f"{field} is {getattr(options, field)}; it takes positive numbers")
-    config = dataclasses.replace(options.config, estimator="backprop")
-    if "--steps" not in arguments:
-        config = dataclasses.replace(config, steps=300)
-    wide = {width: _widened(config, width) for width in options.widths}
-    for each in wide.values():
-        each.check()
-    seeds = seeds_of(config, options.seeds)
-    data = load_in_memory(config)
-    with output_directory(options.out, f"crossover-{config.data}") as directory:
-        written = dataclasses.asdict(dataclasses.replace(options, config=config))
-        write_json(directory / "config.json", {**written, "out": str(directory)})
-        rows = []
-        for width in options.widths:
-            for seed in seeds:
-                own = dataclasses.replace(wide[width], seed=seed)
-                rows += [
-                    {"width": width, "seed": seed, **row} for row in measure(own, data, options)
-                ]
-                print(f"width {width}, seed {seed}: measured", flush=True)
-        if not rows:
-            raise UserError(f"ranks is {options.ranks}; every tap has fewer units than each")
-        _finish(directory, rows)
-
-
-def _widened(config: Config, width: float) -> Config:
-    """The network of `width` times the hidden units or channels."""
-    return dataclasses.replace(
-        config,
-        features=tuple(max(8, int(width * f)) for f in config.features),
-        dense=max(1, int(width * config.dense)),
-    )
-
-
-def _finish(directory: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the table and the figures, and prints how often the law is right."""
-    write_table(directory / "crossover.csv", rows)
-    _draw_law(directory / "crossover.png", rows)
-    _draw_map(directory / "map.png", rows)
-    ahead = [row["nmnc"] > row["vnc"] for row in rows]
-    predicted = [row["share"] > row["crossover"] for row in rows]
-    agree = np.mean([a == p for a, p in zip(ahead, predicted, strict=True)])
-    simple = np.mean([a == (r["share"] > r["rank"] / r["units"])
-                      for a, r in zip(ahead, rows, strict=True)])  # fmt: skip
-    print(f"NMNC ahead in {np.mean(ahead):.0%} of {len(rows)} points")
-    print(f"right side of the crossover with N: {agree:.0%}; of alpha > d/n: {simple:.0%}")
-    print(f"figures: {directory / 'crossover.png'}, {directory / 'map.png'}")
-
-
-def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, Any]]:
-    """Trains one network, then measures and predicts every point of it."""
+    Args:
+        config: the network, and `steps` of backpropagation before it is measured.
+        data: its data.
+        ranks: dimensions of the manifold (taps with fewer units are left out).
+        num: probes per example; N is that times the batch.
+        repeats: estimates per point, each on another batch.
+        examples: training examples of the exact mean Jacobian.
+    """
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
-    ((_, params),) = through_training(config, data, [config.steps])
-    order = batches(len(inputs), config.batch, config.seed, config.steps)
-    key = jax.random.key(config.seed)
+    ((_, params),) = through_training(config, data, [config.run.steps])
+    order = batches(len(inputs), config.run.batch, config.run.seed, config.run.steps)
+    key = jax.random.key(config.run.seed)
     apply_fn: Any = build_model(config, data.classes).apply
-    chosen = np.random.default_rng(config.seed).permutation(len(inputs))[: options.examples]
+    chosen = np.random.default_rng(config.run.seed).permutation(len(inputs))[:examples]
     shapes = tap_shapes(apply_fn, params, inputs[chosen])
     jacobians = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))(params, inputs[chosen])
-    estimate_batches = [next(order) for _ in range(options.repeats)]
+    estimate_batches = [next(order) for _ in range(repeats)]
 
     def estimates(subspace: Subspace, num: int) -> dict[str, tuple[Array | None, list[Array]]]:
         """Basis and estimated Jacobian coordinates of each tap, one per repeat."""
@@ -136,7 +71,7 @@ def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, 
             probe=Probe(num=num, difference="jvp"),
             feedback=learned_feedback(0.0),
         )
-        fit = np.random.default_rng(1).permutation(len(inputs))[: config.basis_batch]
+        fit = np.random.default_rng(1).permutation(len(inputs))[: config.method.basis_batch]
         memory = estimator.init(params, (inputs[fit], targets[fit]))
         estimate = jax.jit(lambda k, p, b, m: estimator.estimate(k, p, b, m)[1].feedback)
         found = {name: (memory.subspace[name].basis, []) for name in shapes}
@@ -158,12 +93,12 @@ def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, 
         return float(measured), float(share), float(noise)
 
     rows = []
-    for num in options.num:
-        probes = num * config.batch
-        vnc = estimates(isotropic(), num)
-        for rank in options.ranks:
+    for each in num:
+        probes = each * config.run.batch
+        vnc = estimates(isotropic(), each)
+        for rank in ranks:
             limited = {name: min(rank, shape.units) for name, shape in shapes.items()}
-            nmnc = estimates(pca(limited), num)
+            nmnc = estimates(pca(limited), each)
             for name, shape in shapes.items():
                 if shape.units < rank:
                     continue
@@ -186,7 +121,7 @@ def measure(config: Config, data: InMemory, options: Options) -> list[dict[str, 
     return rows
 
 
-def _draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
+def draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
     """Measured against predicted cosines, and NMNC's lead against the predicted crossover."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     law, lead = figure.subplots(1, 2)
@@ -212,7 +147,7 @@ def _draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _draw_map(path: Path, rows: list[dict[str, Any]]) -> None:
+def draw_map(path: Path, rows: list[dict[str, Any]]) -> None:
     """NMNC's lead over width, tap, rank and number of probes; a dot where the law predicts it."""
     taps = list(dict.fromkeys(row["tap"] for row in rows))
     widths = sorted({row["width"] for row in rows})

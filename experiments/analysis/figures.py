@@ -6,51 +6,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
+
+from experiments.analysis.statistics import interval
+from experiments.methods import COLOURS
 
 Runs = dict[str, list[list[dict[str, Any]]]]
 """Method to its seeds' measurements."""
 Costs = dict[str, dict[str, float]]
-
-COLOURS = {
-    "backprop": "black",
-    "nmnc": "tab:red",
-    "nmnc_unrotated": "salmon",
-    "vnc": "tab:blue",
-    "dfa": "tab:gray",
-    "random_subspace": "tab:green",
-    "oracle_subspace": "gold",
-    "exact_feedback": "slateblue",
-    "exact_feedback_manifold": "orchid",
-    "node_perturbation": "tab:orange",
-    "node_perturbation_manifold": "tab:brown",
-    "forward_gradient": "tab:purple",
-    "weight_perturbation": "tab:olive",
-    "weight_mirror": "tab:cyan",
-    "weight_mirror_manifold": "tab:pink",
-    "mirror": "deepskyblue",
-    "mirror_manifold": "navy",
-    "feedback_alignment": "darkkhaki",
-    "sign_symmetric": "seagreen",
-    "one_step": "teal",
-}
-
-
-def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over seeds with its 95 % Student interval.
-
-    Args:
-        samples: [seeds, points].
-
-    Returns:
-        ``(low, mean, high)``, each [points]; all the same for one seed.
-    """
-    mean = samples.mean(axis=0)
-    count = len(samples)
-    if count == 1:
-        return mean, mean, mean
-    half = stats.t.ppf(0.975, count - 1) * samples.std(axis=0, ddof=1) / count**0.5
-    return mean - half, mean, mean + half
 
 
 def measurement(record: dict[str, Any], path: tuple[str, ...]) -> float:

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.analysis.figures import COLOURS
-from experiments.claims.alignment import cumulative_share
-from experiments.claims.dimensionality import measure
+from experiments.analysis.alignment import cumulative_share
+from experiments.analysis.dimensionality import measure
 from experiments.configuration import Config
-from experiments.methods import Setting, build_estimator
+from experiments.methods import COLOURS, Setting, build_estimator
 from experiments.training.loop import through_training
-from experiments.training.trainer import build_model
+from experiments.training.network import build_model
 from nmnc_jax import pca, run
 from nmnc_jax.layout import tap_shapes
 from nmnc_jax.subspace import lift, project, used
@@ -25,7 +24,7 @@ LEARNING = 50
 
 def activity(config: Config, data: Any) -> list[dict[str, Any]]:
     """Dimension of the rates of one network, and the share of its weights inside components."""
-    task, units = config.data, config.features[0]
+    task, units = config.data.name, config.model.features[0]
     rates, _, params = trained_rates(config, data, TRIALS)
     rates = rates.reshape(-1, units)
     recurrent = params["params"]["network"]["recurrent"].T
@@ -42,7 +41,7 @@ def activity(config: Config, data: Any) -> list[dict[str, Any]]:
 def trained_rates(config: Config, data: Any, trials: int) -> tuple[np.ndarray, np.ndarray, Any]:
     """Trains a network: its rates in test trials, [B, T, n], their targets, its parameters."""
     inputs, targets = data.test_examples(np.arange(trials))
-    ((_, params),) = through_training(config, data, [config.steps])
+    ((_, params),) = through_training(config, data, [config.run.steps])
     apply_fn: Any = build_model(config, data.outputs).apply
     record = jax.jit(lambda p, x: run(apply_fn, p, data.normalise(x))[1]["rate"])
     rates = record(params, inputs)
@@ -57,28 +56,28 @@ def noise_of_feedback(config: Config, data: Any) -> list[dict[str, Any]]:
     Frobenius norm over sqrt(d): that of independent entries, for M perturbed rows behind the
     feedback. Without a subspace that grows as sqrt(N).
     """
-    units = config.features[0]
+    units = config.model.features[0]
     apply_fn: Any = (model := build_model(config, data.outputs)).apply
-    inputs, targets = data.train_examples(np.arange(config.batch))
+    inputs, targets = data.train_examples(np.arange(config.run.batch))
     batch = data.normalise(inputs), targets
-    params = model.init(jax.random.key(config.seed), batch[0])
+    params = model.init(jax.random.key(config.run.seed), batch[0])
     shapes = tap_shapes(apply_fn, params, batch[0])
     estimator = build_estimator(Setting(config, apply_fn, data.loss, shapes, data.outputs, None))
     memory = estimator.init(params, batch)
     learn = jax.jit(lambda key, memory: estimator.estimate(key, params, batch, memory)[1])
     for step in range(LEARNING):
-        memory = learn(jax.random.fold_in(jax.random.key(config.seed), step), memory)
+        memory = learn(jax.random.fold_in(jax.random.key(config.run.seed), step), memory)
     basis, found = memory.subspace["rate"].basis, memory.feedback["rate"].coordinates
     weights: Any = params["params"]
     exact = project(basis, weights["network"]["recurrent"].T)
     noise = lift(basis, found[:units] - exact)
     dimension = float(used(basis, units).sum())
-    behind = (config.probe_rows or shapes["rate"].rows) * (1 + config.feedback_decay)
-    behind /= 1 - config.feedback_decay
+    behind = (config.method.probe_rows or shapes["rate"].rows) * (1 + config.method.feedback_decay)
+    behind /= 1 - config.method.feedback_decay
     inside = project(basis, exact.T)
     law = float(jnp.linalg.norm(inside)) * ((dimension + 1) / (dimension * behind)) ** 0.5
     radius = float(np.abs(np.linalg.eigvals(np.asarray(noise))).max())
-    return [{"units": units, "method": config.estimator, "dimension": dimension,
+    return [{"units": units, "method": config.method.estimator, "dimension": dimension,
              "radius": radius, "law": law}]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """How alike a network and a brain area are: predictivity, dissimilarities, kernel alignment."""
 
+from typing import Any
+
 import numpy as np
 from scipy import stats
 from sklearn.cross_decomposition import PLSRegression
@@ -152,7 +154,8 @@ def rdm_similarity(features: np.ndarray, rdms: np.ndarray) -> np.ndarray:
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float:
     """Correlation of ranks."""
-    return float(np.corrcoef(stats.rankdata(left), stats.rankdata(right))[0, 1])
+    found: Any = stats.spearmanr(left, right)
+    return float(found.statistic)
 
 
 def rdm_ceiling(rdms: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """One claim on real data: ``python -m experiments.claims NAME [--out DIR] [--field value]``."""
 
-import dataclasses
 import importlib
 import pkgutil
 import shlex
@@ -8,18 +7,20 @@ from collections.abc import Sequence
 
 from experiments import claims
 from experiments.claims.study import Options, Study
-from experiments.command import output_directory, run_command, take, write_json
-from experiments.configuration import UserError, load_config, seeds_of
+from experiments.command import run_command, take
+from experiments.configs import load_config
+from experiments.configuration import same_config, write_config
 from experiments.data import TASKS, load, load_in_memory
-from experiments.files import read_object
+from experiments.directories import output_directory
+from experiments.errors import UserError
 from experiments.machine import machine, versions
-from experiments.train import is_same_run
+from experiments.methods import checked
 
 
 def names() -> list[str]:
     """The claims that are shipped."""
     found = [module.name for module in pkgutil.iter_modules(claims.__path__)]
-    return sorted(set(found) - {"__main__", "study"})
+    return sorted(set(found) - {"__main__", "study", "verdicts"})
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     if name not in names():
         raise UserError(f"claim is {name!r}; python -m experiments.claims takes one of {names()}")
     claim = importlib.import_module(f"experiments.claims.{name}")
-    config = dataclasses.replace(load_config("photos"), **claim.DEFAULTS)
+    config = load_config("photos").replace(**claim.DEFAULTS)
     options = take(
         Options,
         arguments[1:],
@@ -36,35 +37,25 @@ def main(arguments: Sequence[str]) -> None:
         prog=f"python -m experiments.claims {name}",
         description=claim.__doc__,
     )
-    config = options.config
-    config.check()
-    seeds = seeds_of(config, options.seeds)
+    config = checked(options.config)
+    seeds = config.run.seeds(options.seeds)
     if options.resume and options.out is None:
         raise UserError("resume takes the claim's directory: --out DIR")
-    going = options.resume and is_same_run(options.out, config)
-    takes_task = config.data in TASKS
-    if takes_task != (name == "recurrent"):
-        wants = f"one of {list(TASKS)}" if name == "recurrent" else "images"
-        raise UserError(f"data is {config.data!r}; claim {name} takes {wants}")
-    data = load(config) if takes_task else load_in_memory(config)
     asked = {"claim": name, "seeds": options.seeds, "full": options.full,
              "neural": [str(path) for path in options.neural]}  # fmt: skip
+    told = {
+        "command": f"python -m experiments.claims {shlex.join(arguments)}",
+        "machine": machine(),
+        "versions": versions(),
+    }
+    going = options.resume and same_config(options.out, config, "claim", list(told), **asked)
+    if config.data.is_task != (name == "recurrent"):
+        wants = f"one of {list(TASKS)}" if name == "recurrent" else "images"
+        raise UserError(f"data is {config.data.name!r}; claim {name} takes {wants}")
+    data = load(config) if config.data.is_task else load_in_memory(config)
     with output_directory(options.out, f"claim-{name}", occupied=going) as directory:
-        if going:
-            there = read_object(directory / "config.json")
-            for field, value in asked.items():
-                if there.get(field) != value:
-                    raise UserError(
-                        f"{field} is {value!r}; the claim in {directory} has {there.get(field)!r}"
-                    )
-        else:
-            told = {
-                **asked,
-                "command": f"python -m experiments.claims {shlex.join(arguments)}",
-                "machine": machine(),
-                "versions": versions(),
-            }
-            write_json(directory / "config.json", {**dataclasses.asdict(config), **told})
+        if not going:
+            write_config(directory, config, **asked, **told)
         claim.main(Study(directory, config, seeds, options.full, data, options.neural))
 
 

@@ -7,7 +7,6 @@ seed of its own; then every seed trains on the whole training set, and the test 
 oracle subspace is that of the exact mean Jacobian's rows.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any, cast
 
@@ -15,13 +14,14 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.analysis.figures import COLOURS
-from experiments.claims.study import Row, Study, Verdict, band, judge
+from experiments.claims.study import Row, Study, band
+from experiments.claims.verdicts import Verdict, judge
 from experiments.configuration import Config
 from experiments.data import load_in_memory
-from experiments.methods import TABLE, forward_passes
+from experiments.methods import COLOURS, TABLE, forward_passes
 from experiments.training.loop import train
-from experiments.training.trainer import build_model, make_trainer
+from experiments.training.network import build_model
+from experiments.training.trainer import make_trainer
 from nmnc_jax.layout import tap_shapes
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 200, "rank": 256, "alignment_batch": 512,
@@ -33,8 +33,6 @@ SEARCHED: dict[str, tuple[Any, ...]] = {
     "basis_update_every": (50, 200),
 }
 """What the search tries, in this order."""
-WITH_RANK = ("nmnc", "random_subspace", "weight_mirror_manifold", "node_perturbation_manifold")
-MOVING = ("nmnc", "oracle_subspace", "weight_mirror_manifold", "node_perturbation_manifold")
 METHODS = (
     "backprop",
     "oracle_subspace",
@@ -51,16 +49,20 @@ SEARCH_SEED = 1000
 
 def matters(method: str, field: str) -> bool:
     """Whether a method has such a setting."""
-    learned = [name for name, entry in TABLE.items() if entry.cost == "learned"]
-    having = {"feedback_decay": learned, "rank": WITH_RANK, "basis_update_every": MOVING}
-    return method in having.get(field, METHODS)
+    entry = TABLE[method]
+    having = {
+        "feedback_decay": entry.cost == "learned",
+        "rank": entry.subspace in ("manifold", "random"),
+        "basis_update_every": entry.subspace in ("manifold", "jacobian"),
+    }
+    return having.get(field, True)
 
 
 def searched(study: Study, method: str) -> list[Row]:
     """Held-out accuracy after half the steps: each setting in turn, the best of each kept."""
-    half = max(study.config.steps // 2, 1)
-    config = dataclasses.replace(
-        study.config, estimator=method, validation=True, steps=half, log_every=half,
+    half = max(study.config.run.steps // 2, 1)
+    config = study.config.replace(
+estimator=method, validation=True, steps=half, log_every=half,
         seed=SEARCH_SEED,
     )  # fmt: skip
     data = load_in_memory(config)
@@ -68,7 +70,7 @@ def searched(study: Study, method: str) -> list[Row]:
     tried: dict[tuple[Any, ...], float] = {}
 
     def accuracy(one: Config) -> float:
-        setting = {field: getattr(one, field) for field in SEARCHED}
+        setting = {field: one.fields()[field] for field in SEARCHED}
         place = tuple(setting.values())
         if place not in tried:
             summary = train(make_trainer(one, data), one, data, lambda record: None)
@@ -78,14 +80,14 @@ def searched(study: Study, method: str) -> list[Row]:
 
     for field, values in SEARCHED.items():
         if matters(method, field):
-            config = max((dataclasses.replace(config, **{field: v}) for v in values), key=accuracy)
+            config = max((config.replace(**{field: v}) for v in values), key=accuracy)
     return rows
 
 
 def one_method(study: Study, method: str, chosen: Row) -> list[Row]:
     """Every seed's measurements, at the chosen setting."""
     fields = {name: chosen[name] for name in SEARCHED}
-    config = dataclasses.replace(study.config, estimator=method, **fields)
+    config = study.config.replace(estimator=method, **fields)
     trainer = make_trainer(config, study.data)
     sample = jax.ShapeDtypeStruct((1, *study.data.train_inputs.shape[1:]), np.float32)
     model = build_model(config, study.data.classes)
@@ -94,7 +96,7 @@ def one_method(study: Study, method: str, chosen: Row) -> list[Row]:
     rows: list[Row] = []
     for seed in study.seeds:
         records: list[Row] = []
-        train(trainer, dataclasses.replace(config, seed=seed), study.data, records.append)
+        train(trainer, config.replace(seed=seed), study.data, records.append)
         kept = ("step", "test_accuracy", "train_accuracy", "loss", "gradient_alignment")
         rows += [
             {
@@ -114,7 +116,7 @@ def final(study: Study, rows: list[Row], method: str) -> np.ndarray:
     last = {
         row["seed"]: row["test_accuracy"]
         for row in rows
-        if (row["method"], row["step"]) == (method, study.config.steps)
+        if (row["method"], row["step"]) == (method, study.config.run.steps)
     }
     return np.array([last[seed] for seed in study.seeds])
 

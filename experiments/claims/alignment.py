@@ -6,94 +6,27 @@ principal components of activity (2,048 training images), inside a random subspa
 and d/n; and the principal angles between the components and the Jacobian's own leading directions.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.analysis.activity import fixed_images, recorder
-from experiments.claims.study import Row, Study, Verdict, judge
-from experiments.configuration import Config
-from experiments.data import InMemory
+from experiments.analysis.alignment import measure
+from experiments.claims.study import Row, Study
+from experiments.claims.verdicts import Verdict, judge
 from experiments.training.loop import through_training
-from experiments.training.trainer import build_model
-from nmnc_jax import pca, random_subspace
-from nmnc_jax.diagnostics import exact_jacobian
 
 DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 600, "log_every": 600}
-LARGEST = 512
-JACOBIANS = 48
-LEADING = 10
-
-
-def measure(config: Config, data: InMemory, params: Any) -> list[Row]:
-    """Shares and angles at every tap of a network, on fixed training images."""
-    apply_fn: Any = build_model(config, data.classes).apply
-    inputs = fixed_images(data)
-    activations = recorder(config, data, params)(inputs)
-    some = jnp.asarray(inputs[:JACOBIANS])
-    jacobians = jax.jit(lambda p, x: exact_jacobian(apply_fn, p, x))(params, some)
-    rows: list[Row] = []
-    for name, rowed in activations.items():
-        activity = jnp.asarray(rowed)
-        units = activity.shape[1]
-        rank = min(LARGEST, units)
-        jacobian = jacobians[name].reshape(-1, units)
-        components = pca(rank).init(name, activity).basis
-        anywhere = random_subspace(rank).init(name, activity).basis
-        assert components is not None
-        assert anywhere is not None
-        inside, outside = (
-            cumulative_share(jacobian, components),
-            cumulative_share(jacobian, anywhere),
-        )
-        leading = _leading_directions(jacobian)
-        for d in sorted({*(2**k for k in range(10) if 2**k < rank), rank}):
-            cosines = np.linalg.svd(leading.T @ np.asarray(components[:, :d]), compute_uv=False)
-            rows.append(
-                {
-                    "tap": name,
-                    "units": units,
-                    "dimension": d,
-                    "share": inside[d - 1],
-                    "random": outside[d - 1],
-                    "line": d / units,
-                    "largest_cosine": float(cosines.max(initial=0)),
-                    "mean_square_cosine": float((cosines**2).sum() / max(leading.shape[1], 1)),
-                }
-            )
-    return rows
-
-
-def cumulative_share(jacobian: jax.Array, basis: jax.Array) -> list[float]:
-    """Share of the squared norm inside the first d directions, for every d.
-
-    It is NaN for a Jacobian of zeros, as where training has silenced what follows.
-    """
-    squares = ((jacobian @ basis) ** 2).sum(axis=0)
-    return [float(share) for share in jnp.cumsum(squares) / (jacobian**2).sum()]
-
-
-def _leading_directions(jacobian: jax.Array) -> np.ndarray:
-    """Right singular vectors of the Jacobians of all examples, [n, at most LEADING]."""
-    rows = np.asarray(jacobian, np.float64)
-    values, vectors = np.linalg.eigh(rows @ rows.T)
-    keep = min(LEADING, int((values > 1e-9 * values[-1]).sum()))
-    first = len(values) - keep
-    return rows.T @ vectors[:, first:] / np.sqrt(values[first:])
 
 
 def one_network(study: Study, labels: str, seed: int) -> list[Row]:
     """Rows of a network of one seed, on the labels or on shuffled ones."""
-    data, steps = study.data, study.config.steps
+    data, steps = study.data, study.config.run.steps
     if labels == "shuffled":
         order = np.random.default_rng(seed).permutation(data.train_size)
         data = data._replace(train_targets=data.train_targets[order])
-    config = dataclasses.replace(study.config, seed=seed)
+    config = study.config.replace(seed=seed)
     stages = [0, steps // 6, steps // 3, steps] if study.full else [0, steps // 6, steps]
     return [
         {"labels": labels, "seed": seed, "step": step, **row}
@@ -104,7 +37,7 @@ def one_network(study: Study, labels: str, seed: int) -> list[Row]:
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     """The statements at the configuration's rank, over the taps that are wider than it."""
-    rank, last = study.config.rank, study.config.steps
+    rank, last = study.config.method.rank, study.config.run.steps
 
     def mean_over_taps(column: str, labels: str, step: int, seed: int) -> float:
         values = [
@@ -151,7 +84,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     taps = list(dict.fromkeys(row["tap"] for row in rows))
     figure = Figure(figsize=(3.2 * len(taps), 3.8), layout="constrained")
     panels = figure.subplots(1, len(taps), sharey=True, squeeze=False)[0]
-    last = study.config.steps
+    last = study.config.run.steps
     lines = (
         ("trained", "share", "true", last, {"color": "tab:red"}),
         ("trained on shuffled labels", "share", "shuffled", last, {"color": "tab:orange"}),

@@ -6,72 +6,27 @@ intrinsic dimension by TwoNN (Facco et al. 2017); and the exponent of its growth
 units, by least squares in logarithms.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.neighbors import NearestNeighbors
 
 from experiments.analysis.activity import fixed_images, recorder
-from experiments.claims.study import Row, Study, Verdict, judge, student_interval, widened
+from experiments.analysis.dimensionality import MEASURES, measure
+from experiments.analysis.statistics import student_interval
+from experiments.claims.study import Row, Study
+from experiments.claims.verdicts import Verdict, judge
 from experiments.training.loop import through_training
-from nmnc_jax.diagnostics import participation_ratio
 
 DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 300, "log_every": 300}
-VARIANCES = (90, 95, 99)
-MEASURES = {
-    "participation_ratio": "participation ratio",
-    **{f"components_{part}": f"components for {part} % of variance" for part in VARIANCES},
-    "two_nn": "intrinsic dimension (TwoNN)",
-}
-
-
-def two_nn(points: np.ndarray, *, kept: float = 0.9) -> float:
-    """Intrinsic dimension by the ratio of the distances to the two nearest neighbours.
-
-    Args:
-        points: [B, n], without copies.
-        kept: share of the smallest ratios that are fitted; the largest tell of no manifold.
-
-    Returns:
-        The slope of -log(1 - F(ratio)) over log ratio, through the origin; NaN where no point has
-        neighbours at two distances.
-    """
-    distances, _ = NearestNeighbors(n_neighbors=3).fit(points).kneighbors(points)
-    nearest, second = distances[:, 1], distances[:, 2]
-    ratios = np.sort(np.log(second[nearest > 0] / nearest[nearest > 0]))
-    count = int(kept * len(ratios))
-    heights = -np.log1p(-np.arange(1, count + 1) / (len(ratios) + 1))
-    size = float(ratios[:count] @ ratios[:count])
-    return float(ratios[:count] @ heights) / size if size else float("nan")
-
-
-def components_for(values: np.ndarray, percent: float) -> int:
-    """Number of principal components, of these variances, that hold a share of the variance."""
-    shares = np.cumsum(np.sort(values)[::-1]) / values.sum()
-    return int(np.searchsorted(shares, percent / 100 - 1e-9) + 1)
-
-
-def measure(activity: np.ndarray) -> Row:
-    """Every measure of one tap's activity, [B, n]."""
-    centred = activity - activity.mean(axis=0)
-    gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
-    values = np.maximum(np.linalg.eigvalsh(gram), 0)
-    return {
-        "participation_ratio": float(participation_ratio(jnp.asarray(activity))),
-        **{f"components_{part}": components_for(values, part) for part in VARIANCES},
-        "two_nn": two_nn(activity),
-    }
 
 
 def one_network(study: Study, width: float, seed: int) -> list[Row]:
     """Rows of one network, of `width` times the configuration's units."""
-    config = dataclasses.replace(widened(study.config, width), seed=seed)
+    config = study.config.widened(width).replace(seed=seed)
     data = study.data
-    ((_, params),) = through_training(config, data, [config.steps])
+    ((_, params),) = through_training(config, data, [config.run.steps])
     found = recorder(config, data, params)(fixed_images(data))
     return [
         {"width": width, "seed": seed, "tap": name, "units": activity.shape[1], **measure(activity)}

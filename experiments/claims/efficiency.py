@@ -5,22 +5,14 @@ earlier steps behind it. Networks are trained at several decays, alike but for t
 accuracy after the same number of steps tells how many probes each method needs for it.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims.study import (
-    Row,
-    Study,
-    Verdict,
-    draw_leads,
-    effective_probes,
-    judge,
-    trained,
-)
+from experiments.claims.study import Row, Study, draw_leads, effective_probes, trained
+from experiments.claims.verdicts import Verdict, judge
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256, "alignment_batch": 1024}
 METHODS = ("nmnc", "vnc")
@@ -30,7 +22,7 @@ ALL_DECAYS = (0.0, 0.5, 0.8, 0.9, 0.97, 0.99)
 
 def one_setting(study: Study, method: str, decay: float) -> list[Row]:
     """Every seed of a method at one decay."""
-    config = dataclasses.replace(study.config, estimator=method, feedback_decay=decay)
+    config = study.config.replace(estimator=method, feedback_decay=decay)
     told = {"method": method, "decay": decay, "probes": effective_probes(config)}
     return [{**told, **row} for row in trained(study, config)]
 
@@ -91,7 +83,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     label = "probes behind an estimate of the feedback"
     draw_leads(figure.subplots(1, 2), rows, "probes", label)
-    figure.suptitle(f"{study.data_name}, {study.config.steps} steps: mean and 95 % interval of "
+    figure.suptitle(f"{study.data_name}, {study.config.run.steps} steps: mean and 95 % interval of "
                     f"{len(study.seeds)} seeds")  # fmt: skip
     return figure
 

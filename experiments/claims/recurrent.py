@@ -10,7 +10,6 @@ trial. And in networks that were trained: their trajectories, the dimension of t
 the number of units, and the share of the recurrent weights inside it.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.analysis.figures import COLOURS
 from experiments.analysis.rates import (
     NOISE_PROBES,
     activity,
@@ -27,9 +25,11 @@ from experiments.analysis.rates import (
     noise_of_feedback,
     trajectories,
 )
-from experiments.claims.study import Row, Study, Verdict, band, judge, trained
+from experiments.claims.study import Row, Study, band, trained
+from experiments.claims.verdicts import Verdict, judge
 from experiments.configuration import Config
 from experiments.data import load
+from experiments.methods import COLOURS
 
 DEFAULTS: dict[str, Any] = {
     "data": "flip_flop", "model": "leaky", "features": (64,), "strides": (), "steps": 400,
@@ -62,16 +62,16 @@ NEAR = 1.2
 
 def on_task(study: Study, task: str, units: int, **fields: Any) -> tuple[Study, Config]:
     """The study and its configuration for one task and number of units."""
-    config = dataclasses.replace(study.config, data=task, features=(units,), **fields)
+    config = study.config.replace(data=task, features=(units,), **fields)
     return study._replace(config=config, data=load(config)), config
 
 
 def settings(config: Config, *, full: bool) -> Iterator[tuple[str, int | str, int | None]]:
     """Method, rank and probes in a step (None: all rows) of all that is trained."""
     for method in ("backprop", "one_step", *(CONTROLS if full else ())):
-        yield method, config.rank, None
-    for probes in (config.probe_rows,) if config.probe_rows else PROBES:
-        yield "vnc", config.rank, probes
+        yield method, config.method.rank, None
+    for probes in (config.method.probe_rows,) if config.method.probe_rows else PROBES:
+        yield "vnc", config.method.rank, probes
         for rank in (*(RANKS if full else ()), CHOSEN):
             yield "nmnc", rank, probes
 
@@ -219,7 +219,7 @@ def draw(
     upper.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 
     draw_rates(lower, measured, noises, paths, TASKS[0])
-    figure.suptitle(f"{study.config.steps} steps of {study.config.batch} trials: mean of "
+    figure.suptitle(f"{study.config.run.steps} steps of {study.config.run.batch} trials: mean of "
                     f"{len(study.seeds)} seeds, 95 % interval; below, one network")  # fmt: skip
     return figure
 
@@ -228,7 +228,7 @@ def main(study: Study) -> None:
     """Measures, judges and draws."""
     rows: list[Row] = []
     config = study.config
-    units = config.features[0]
+    units = config.model.features[0]
     for task in TASKS:
         for method, rank, probes in settings(config, full=study.full):
             rows += study.part(

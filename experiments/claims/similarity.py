@@ -8,7 +8,6 @@ left out and counted, and so are images that leave a tap silent, of the dissimil
 chosen: verdicts are of the mean over taps.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -17,11 +16,12 @@ from matplotlib.figure import Figure
 
 from experiments.analysis import similarity
 from experiments.analysis.activity import recorder
-from experiments.analysis.figures import COLOURS
-from experiments.claims.study import Row, Study, Verdict, band, judge, judge_resampled
-from experiments.configuration import UserError
+from experiments.claims.study import Row, Study, band
+from experiments.claims.verdicts import Verdict, judge, judge_resampled
 from experiments.data.neural import Neural, load_neural
+from experiments.errors import UserError
 from experiments.files import expanded
+from experiments.methods import COLOURS
 from experiments.training.loop import through_training
 
 DEFAULTS: dict[str, Any] = {"steps": 600, "log_every": 600, "rank": 256}
@@ -53,8 +53,8 @@ def compare(features: np.ndarray, recording: Neural) -> list[Row]:
 def one_network(study: Study, recordings: list[Neural], rule: str, seed: int) -> list[Row]:
     """Rows of every tap of one network."""
     estimator = "backprop" if rule == UNTRAINED else rule
-    steps = 0 if rule == UNTRAINED else study.config.steps
-    config = dataclasses.replace(study.config, estimator=estimator, seed=seed)
+    steps = 0 if rule == UNTRAINED else study.config.run.steps
+    config = study.config.replace(estimator=estimator, seed=seed)
     ((_, params),) = through_training(config, study.data, [steps])
     activity = recorder(config, study.data, params)
     return [

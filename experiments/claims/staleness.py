@@ -5,7 +5,6 @@ feedback, with the feedback carried over to each new basis and without; and, mea
 differences, over the size of the perturbations.
 """
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.analysis.figures import COLOURS
-from experiments.claims.study import Row, Study, Verdict, band, judge, trained
+from experiments.claims.study import Row, Study, band, trained
+from experiments.claims.verdicts import Verdict, judge
+from experiments.methods import COLOURS
 
 DEFAULTS: dict[str, Any] = {"steps": 200, "log_every": 200, "rank": 128, "alignment_batch": 512}
 REFRESHES = (10, 50)
@@ -29,8 +29,8 @@ ALL_SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 def one_setting(study: Study, method: str, refresh: int, decay: float) -> list[Row]:
     """Every seed of a method at one refresh interval and decay, by exact derivatives."""
-    config = dataclasses.replace(
-        study.config, estimator=method, basis_update_every=refresh, feedback_decay=decay
+    config = study.config.replace(
+        estimator=method, basis_update_every=refresh, feedback_decay=decay
     )
     told = {"method": method, "refresh": refresh, "decay": decay, "sigma": 0.0}
     return [{**told, **row} for row in trained(study, config)]
@@ -38,9 +38,9 @@ def one_setting(study: Study, method: str, refresh: int, decay: float) -> list[R
 
 def one_size(study: Study, sigma: float) -> list[Row]:
     """Every seed of nmnc at one size of the perturbations, by central differences."""
-    config = dataclasses.replace(study.config, estimator="nmnc", difference="central", sigma=sigma)
-    told = {"method": "nmnc", "refresh": config.basis_update_every,
-            "decay": config.feedback_decay, "sigma": sigma}  # fmt: skip
+    config = study.config.replace(estimator="nmnc", difference="central", sigma=sigma)
+    told = {"method": "nmnc", "refresh": config.method.basis_update_every,
+            "decay": config.method.feedback_decay, "sigma": sigma}  # fmt: skip
     return [{**told, **row} for row in trained(study, config)]
 
 
@@ -81,10 +81,10 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
         judge(
             "noise may be small",
             f"test accuracy at sigma {sigmas[0]:g} less that at {sigmas[-1]:g}",
-            value("test_accuracy", "nmnc", study.config.basis_update_every,
-                  study.config.feedback_decay, sigmas[0])
-            - value("test_accuracy", "nmnc", study.config.basis_update_every,
-                    study.config.feedback_decay, sigmas[-1]),
+            value("test_accuracy", "nmnc", study.config.method.basis_update_every,
+                  study.config.method.feedback_decay, sigmas[0])
+            - value("test_accuracy", "nmnc", study.config.method.basis_update_every,
+                    study.config.method.feedback_decay, sigmas[-1]),
         ),
     ]  # fmt: skip
 
@@ -107,7 +107,7 @@ def _map(panel: Axes, study: Study, rows: list[Row], column: str, title: str) ->
         panel.text(place[1], place[0], f"{means[place]:.3f}", ha="center", va="center",
                    color=colour)  # fmt: skip
     panel.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
-    names = ["never" if r >= study.config.steps else str(r) for r in refreshes]
+    names = ["never" if r >= study.config.run.steps else str(r) for r in refreshes]
     panel.set_yticks(range(len(refreshes)), names)
     panel.set_title(title, fontsize=10)
 
@@ -131,8 +131,9 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     for panel in panels[1][:2]:
         panel.set_xlabel("decay of the feedback")
     panels[1][2].set_xlabel("sigma, over the tap's RMS activity")
-    figure.suptitle(f"{study.data_name}, {study.config.steps} steps, rank {study.config.rank}: "
-                    f"mean of {len(study.seeds)} seeds; curves with 95 % intervals")  # fmt: skip
+    steps, rank = study.config.run.steps, study.config.method.rank
+    figure.suptitle(f"{study.data_name}, {steps} steps, rank {rank}: mean of {len(study.seeds)} "
+                    "seeds; curves with 95 % intervals")  # fmt: skip
     return figure
 
 
@@ -142,7 +143,7 @@ def main(study: Study) -> None:
     rows: list[Row] = []
     for decay in ALL_DECAYS if study.full else DECAYS:
         for method, refreshes in (
-            ("nmnc", (*moving, study.config.steps)),
+            ("nmnc", (*moving, study.config.run.steps)),
             ("nmnc_unrotated", moving),
         ):
             for refresh in refreshes:

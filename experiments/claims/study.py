@@ -11,10 +11,13 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.analysis.figures import COLOURS, interval
-from experiments.command import write_json
-from experiments.configuration import Config, Diverged
-from experiments.files import write_table
+from experiments.analysis.statistics import student_interval
+from experiments.analysis.tables import write_table
+from experiments.claims.verdicts import Verdict
+from experiments.configuration import Config
+from experiments.errors import Diverged
+from experiments.files import write_json
+from experiments.methods import COLOURS
 from experiments.training.loop import train
 from experiments.training.trainer import make_trainer
 
@@ -38,87 +41,6 @@ class Options:
     neural: tuple[Path, ...] = ()
     """similarity only: recordings, each a folder or archive of images/ and responses.npy or
     rdms_*.npy."""
-
-
-class Verdict(NamedTuple):
-    """What the measurements say of one statement.
-
-    Attributes:
-        statement: what is claimed.
-        verdict: "supported", "not supported" or "undecided".
-        quantity: the number that decides, by its sign.
-        mean: over seeds.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        test: how the interval was made.
-    """
-
-    statement: str
-    verdict: str
-    quantity: str
-    mean: float
-    low: float
-    high: float
-    test: str
-
-
-def judge(statement: str, quantity: str, samples: Any) -> Verdict:
-    """Judges a statement that holds where a quantity is positive.
-
-    Args:
-        statement: what is claimed.
-        quantity: the quantity's name.
-        samples: its value for each seed, [seeds].
-
-    Returns:
-        "supported" where the 95 % Student interval of the mean lies above zero, "not supported"
-        where it lies below, otherwise "undecided", as with one seed. Seeds without a value (NaN)
-        are left out.
-    """
-    values = np.asarray(samples, float)
-    values = values[np.isfinite(values)]
-    test = f"95 % Student interval of the mean over {len(values)} seeds"
-    return _verdict(statement, quantity, *student_interval(values), test)
-
-
-def judge_resampled(
-    statement: str, quantity: str, samples: Any, *, resamples: int = 2000
-) -> Verdict:
-    """Judges as `judge` does, by a bootstrap over seeds and, within them, neurons.
-
-    Args:
-        statement: what is claimed.
-        quantity: the quantity's name.
-        samples: [seeds, neurons].
-        resamples: number of resamples.
-    """
-    values = np.asarray(samples, float)
-    random = np.random.default_rng(0)
-    seeds, neurons = values.shape
-    means = [
-        values[random.integers(seeds, size=seeds)][:, random.integers(neurons, size=neurons)].mean()
-        for _ in range(resamples)
-    ]
-    low, high = (float(end) for end in np.percentile(means, [2.5, 97.5]))
-    test = f"95 % bootstrap interval over {seeds} seeds and {neurons} neurons"
-    return _verdict(statement, quantity, float(values.mean()), low, high, test)
-
-
-def _verdict(
-    statement: str, quantity: str, mean: float, low: float, high: float, test: str
-) -> Verdict:
-    verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
-    return Verdict(statement, verdict, quantity, mean, low, high, test)
-
-
-def student_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its 95 % interval; without bounds for a single value."""
-    count = len(values)
-    mean = float(values.mean()) if count else float("nan")
-    if count < 2:
-        return mean, -np.inf, np.inf
-    low, _, high = interval(values[:, None])
-    return mean, float(low[0]), float(high[0])
 
 
 def band(
@@ -161,7 +83,7 @@ class Study(NamedTuple):
     @property
     def data_name(self) -> str:
         """The data set's name, for figures: of a folder or an archive, its own."""
-        return Path(self.config.data_path).name.split(".")[0] or self.config.data
+        return Path(self.config.data.data_path).name.split(".")[0] or self.config.data.name
 
     def part(self, name: str, make: Callable[[], list[Row]]) -> list[Row]:
         """Measures one part, or reads it where an earlier run has left it."""
@@ -190,8 +112,8 @@ class Study(NamedTuple):
 
 def effective_probes(config: Config) -> float:
     """Probes behind one estimate of the feedback: this step's, and earlier ones' as they count."""
-    decay = config.feedback_decay
-    return config.batch * config.least_probes * (1 + decay) / (1 - decay)
+    decay = config.method.feedback_decay
+    return config.run.batch * config.method.least_probes * (1 + decay) / (1 - decay)
 
 
 def trained(study: Study, config: Config) -> list[Row]:
@@ -205,7 +127,7 @@ def trained(study: Study, config: Config) -> list[Row]:
     rows: list[Row] = []
     for seed in study.seeds:
         records: list[Row] = []
-        own = dataclasses.replace(config, seed=seed)
+        own = config.replace(seed=seed)
         diverged = {}
         try:
             train(trainer, own, study.data, records.append)
@@ -240,12 +162,3 @@ def draw_leads(panels: Sequence[Axes], rows: list[Row], x: str, label: str) -> N
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set(title=title, xlabel=label)
         panel.legend(frameon=False)
-
-
-def widened(config: Config, width: float) -> Config:
-    """A configuration of `width` times the hidden units or channels."""
-    return dataclasses.replace(
-        config,
-        features=tuple(int(width * units) for units in config.features),
-        dense=int(width * config.dense),
-    )

@@ -6,7 +6,6 @@ against the exact Jacobian at every tap, to see which side of alpha > d/n each m
 (experiments.crossover tells the law with the number of probes in it).
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -14,16 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.analysis import crossover
-from experiments.claims.study import (
-    Row,
-    Study,
-    Verdict,
-    draw_leads,
-    effective_probes,
-    judge,
-    trained,
-    widened,
-)
+from experiments.claims.study import Row, Study, draw_leads, effective_probes, trained
+from experiments.claims.verdicts import Verdict, judge
 
 DEFAULTS: dict[str, Any] = {"steps": 150, "log_every": 150, "rank": 256, "feedback_decay": 0.5,
                             "alignment_batch": 512}  # fmt: skip
@@ -34,21 +25,21 @@ EXAMPLES = 128
 
 def one_width(study: Study, method: str, width: float) -> list[Row]:
     """Every seed of a method at one width."""
-    config = dataclasses.replace(widened(study.config, width), estimator=method)
+    config = study.config.widened(width).replace(estimator=method)
     return [{"method": method, "width": width, **row} for row in trained(study, config)]
 
 
 def one_network(study: Study, width: float, seed: int) -> list[Row]:
     """The crossover at each tap of one network: shares, predictions and cosines."""
-    config = dataclasses.replace(widened(study.config, width), estimator="backprop", seed=seed)
-    options = crossover.Options(
-        config=config,
-        ranks=(config.rank,),
-        num=(config.least_probes,),
+    config = study.config.widened(width).replace(estimator="backprop", seed=seed)
+    rows = crossover.measure(
+        config,
+        study.data,
+        ranks=(config.method.rank,),
+        num=(config.method.least_probes,),
         repeats=2,
         examples=EXAMPLES,
     )
-    rows = crossover.measure(config, study.data, options)
     return [{"method": "law", "width": width, "seed": seed, **row} for row in rows]
 
 
@@ -119,7 +110,7 @@ def draw(study: Study, rows: list[Row], law: list[Row]) -> Figure:
                xlabel="share alpha of the Jacobian in the manifold, over d/n")  # fmt: skip
     points.legend(frameon=False)
     figure.suptitle(
-        f"{study.data_name}, {study.config.steps} steps, rank {study.config.rank}, "
+        f"{study.data_name}, {study.config.run.steps} steps, rank {study.config.method.rank}, "
         f"{effective_probes(study.config):.0f} probes behind an estimate: mean and 95 % interval "
         f"of {len(study.seeds)} seeds"
     )

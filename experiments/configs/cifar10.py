@@ -9,17 +9,11 @@ Settings chosen here, rank and decay on held-out training images; run on a JPEG 
 not yet on the original.
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Method, Model, Run
 
 config = Config(
-    data="cifar10",
-    model="conv",
-    features=(32, 32, 64),
-    strides=(2, 2, 1),
-    rank=512,
-    feedback_decay=0.97,
-    basis_update_every=200,
-    basis_decay=0.7,
-    steps=4000,
-    log_every=1000,
+    Data("cifar10"),
+    Model("conv", features=(32, 32, 64), strides=(2, 2, 1)),
+    method=Method(rank=512, feedback_decay=0.97, basis_update_every=200, basis_decay=0.7),
+    run=Run(steps=4000, log_every=1000),
 )

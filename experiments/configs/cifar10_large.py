@@ -8,12 +8,9 @@ or, from a folder or an archive of images: --data folder --data-path PATH. Taps 
 Settings chosen here; 500 steps were run on a JPEG copy of CIFAR-10.
 """
 
-import dataclasses
-
 from experiments.configs.cifar10 import config as small
 
-config = dataclasses.replace(
-    small,
+config = small.replace(
     features=(64, 128, 128, 256),
     strides=(1, 2, 1, 2),
     dense=256,

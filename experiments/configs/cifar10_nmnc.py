@@ -5,8 +5,6 @@ python -m experiments.train cifar10_nmnc
 Settings chosen here; run on a JPEG copy of CIFAR-10, not yet on the original.
 """
 
-import dataclasses
-
 from experiments.configs.cifar10 import config as shared
 
-config = dataclasses.replace(shared, estimator="nmnc")
+config = shared.replace(estimator="nmnc")

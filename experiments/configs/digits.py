@@ -3,13 +3,10 @@
 python -m experiments.train digits
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Model, Run
 
 config = Config(
-    data="digits",
-    model="conv",
-    features=(16, 32, 32),
-    strides=(1, 2, 1),
-    dense=64,
-    steps=1000,
+    Data("digits"),
+    Model("conv", features=(16, 32, 32), strides=(1, 2, 1), dense=64),
+    run=Run(steps=1000),
 )

@@ -8,12 +8,9 @@ larger batch takes a learning rate as much larger, and as many steps fewer. For 
 feedback the settings are chosen here. Not yet run on the real data.
 """
 
-import dataclasses
-
 from experiments.configs.imagenet_alexnet_backprop import config as alexnet
 
-config = dataclasses.replace(
-    alexnet,
+config = alexnet.replace(
     model="resnet18",
     optimiser_settings=("momentum=0.9", "nesterov=True"),
     learning_rate=0.1,

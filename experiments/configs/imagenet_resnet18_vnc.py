@@ -5,8 +5,6 @@ python -m experiments.train imagenet_resnet18_vnc
 90 epochs of batch 256 in bfloat16. Settings chosen here; not yet run on the real data.
 """
 
-import dataclasses
-
 from experiments.configs.imagenet_resnet18_backprop import config as shared
 
-config = dataclasses.replace(shared, estimator="vnc")
+config = shared.replace(estimator="vnc")

@@ -3,12 +3,10 @@
 python -m experiments.train mnist5k
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Model, Run
 
 config = Config(
-    data="mnist5k",
-    model="conv",
-    features=(16, 32, 32),
-    strides=(2, 2, 1),
-    steps=1000,
+    Data("mnist5k"),
+    Model("conv", features=(16, 32, 32), strides=(2, 2, 1)),
+    run=Run(steps=1000),
 )

@@ -3,8 +3,6 @@
 python -m experiments.compare mnist5k_vit
 """
 
-import dataclasses
-
 from experiments.configs.photos_vit import config as photos_config
 
-config = dataclasses.replace(photos_config, data="mnist5k", patch=7)
+config = photos_config.replace(data="mnist5k", patch=7)

@@ -3,14 +3,11 @@
 python -m experiments.compare photos --estimators backprop dfa vnc nmnc
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Method, Model, Run
 
 config = Config(
-    data="photos",
-    model="conv",
-    features=(32, 32, 64),
-    strides=(2, 2, 1),
-    basis_update_every=100,
-    basis_decay=0.7,
-    log_every=300,
+    Data("photos"),
+    Model("conv", features=(32, 32, 64), strides=(2, 2, 1)),
+    method=Method(basis_update_every=100, basis_decay=0.7),
+    run=Run(log_every=300),
 )

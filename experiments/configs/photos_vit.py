@@ -3,15 +3,11 @@
 python -m experiments.compare photos_vit
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Method, Model, Run
 
 config = Config(
-    data="photos",
-    model="vit",
-    features=(64, 64, 64),
-    basis_update_every=100,
-    basis_decay=0.7,
-    steps=600,
-    rank=256,
-    log_every=300,
+    Data("photos"),
+    Model("vit", features=(64, 64, 64)),
+    method=Method(rank=256, basis_update_every=100, basis_decay=0.7),
+    run=Run(steps=600, log_every=300),
 )

@@ -5,8 +5,6 @@ python -m experiments.train rnn_cifar10 --estimator nmnc
 or, from a folder or an archive of images: --data folder --data-path PATH. Settings chosen here.
 """
 
-import dataclasses
-
 from experiments.configs.rnn_mnist5k import config as digits
 
-config = dataclasses.replace(digits, data="cifar10")
+config = digits.replace(data="cifar10")

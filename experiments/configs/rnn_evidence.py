@@ -5,8 +5,6 @@ python -m experiments.train rnn_evidence --estimator nmnc
 Settings chosen here.
 """
 
-import dataclasses
-
 from experiments.configs.rnn_flip_flop import config as flip_flop
 
-config = dataclasses.replace(flip_flop, data="evidence")
+config = flip_flop.replace(data="evidence")

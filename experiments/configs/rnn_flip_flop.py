@@ -5,16 +5,11 @@ python -m experiments.train rnn_flip_flop --estimator nmnc
 Settings chosen here.
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Method, Model, Run
 
 config = Config(
-    data="flip_flop",
-    model="leaky",
-    features=(256,),
-    rank=32,
-    basis_batch=256,
-    basis_update_every=50,
-    basis_decay=0.7,
-    steps=2000,
-    log_every=500,
+    Data("flip_flop"),
+    Model("leaky", features=(256,)),
+    method=Method(rank=32, basis_batch=256, basis_update_every=50, basis_decay=0.7),
+    run=Run(steps=2000, log_every=500),
 )

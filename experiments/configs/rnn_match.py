@@ -5,8 +5,6 @@ python -m experiments.train rnn_match --estimator nmnc
 Settings chosen here.
 """
 
-import dataclasses
-
 from experiments.configs.rnn_flip_flop import config as flip_flop
 
-config = dataclasses.replace(flip_flop, data="match")
+config = flip_flop.replace(data="match")

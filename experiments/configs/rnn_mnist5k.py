@@ -5,17 +5,13 @@ python -m experiments.train rnn_mnist5k --estimator nmnc
 Settings chosen here.
 """
 
-from experiments.configuration import Config
+from experiments.configuration import Config, Data, Method, Model, Run
 
 config = Config(
-    data="mnist5k",
-    model="gru",
-    features=(128,),
-    rank=64,
-    feedback_decay=0.97,
-    basis_batch=512,
-    basis_update_every=50,
-    basis_decay=0.7,
-    steps=2000,
-    log_every=200,
+    Data("mnist5k"),
+    Model("gru", features=(128,)),
+    method=Method(
+        rank=64, feedback_decay=0.97, basis_batch=512, basis_update_every=50, basis_decay=0.7
+    ),
+    run=Run(steps=2000, log_every=200),
 )

@@ -2,12 +2,14 @@
 
 import os
 
-from experiments.configuration import Config, UserError
+from experiments.configuration import Config, Data
 from experiments.data.catalogue import load_cifar10
 from experiments.data.characters import load_characters
-from experiments.data.dataset import Dataset, Examples, InMemory, batches
+from experiments.data.dataset import Dataset, Examples, batches
 from experiments.data.embedded import load_embedded
+from experiments.data.in_memory import InMemory
 from experiments.data.tasks import TASKS, Trials
+from experiments.errors import UserError
 from experiments.files import expanded
 
 __all__ = [
@@ -29,50 +31,37 @@ def load(config: Config) -> Dataset:
     """Loads the data set of a configuration.
 
     Raises:
-        UserError: if it does not fit the other fields, or a package or the data are missing.
+        UserError: if a package or the data are missing, or cannot be read.
     """
-    if config.data == "imagenet2012" and config.variant == "plain":
+    data = config.data
+    if data.name == "imagenet2012":
         from experiments.data.imagenet import load_imagenet
 
-        return load_imagenet(expanded(config.data_dir), config.validation)
-    if config.data in TASKS:
-        return Trials(
-            config.data, config.time_steps, config.rotation, config.noise > 0, config.validation
-        )
-    if config.data == "characters":
-        _check_fields(config)
-        return load_characters(config.time_steps, config.validation)
+        return load_imagenet(expanded(data.data_dir), data.validation)
+    if data.is_task:
+        seeded = config.model.noise > 0
+        return Trials(data.name, data.time_steps, data.rotation, seeded, data.validation)
+    if data.name == "characters":
+        return load_characters(data.time_steps, data.validation)
     return load_in_memory(config)
 
 
 def load_in_memory(config: Config) -> InMemory:
     """Loads one of the sets that fit into memory: all but imagenet2012; otherwise as `load`."""
-    return _in_memory(config)._replace(augment=config.augment)
+    return _in_memory(config.data)._replace(augment=config.data.augment)
 
 
-def _in_memory(config: Config) -> InMemory:
-    _check_fields(config)
-    if config.data == "folder":
+def _in_memory(data: Data) -> InMemory:
+    if data.name == "folder":
         from experiments.data.folder import load_folder
 
         cache = expanded(os.environ.get("NMNC_JAX_CACHE") or CACHE)
-        path = expanded(config.data_path)
-        return load_folder(path, config.image_size, config.validation, cache, config.skip_damaged)
-    if config.data == "cifar10":
-        return load_cifar10(expanded(config.data_dir), config.validation)
-    if config.data not in EMBEDDED:
+        path = expanded(data.data_path)
+        return load_folder(path, data.image_size, data.validation, cache, data.skip_damaged)
+    if data.name == "cifar10":
+        return load_cifar10(expanded(data.data_dir), data.validation)
+    if data.name not in EMBEDDED:
         raise UserError(
-            f"data is {config.data!r}; in memory there are {', '.join(EMBEDDED)}, folder, cifar10"
+            f"data is {data.name!r}; in memory there are {', '.join(EMBEDDED)}, folder, cifar10"
         )
-    return load_embedded(config.data, variant=config.variant, validation=config.validation)
-
-
-def _check_fields(config: Config) -> None:
-    """Refuses fields of another data set."""
-    if config.variant == "hard" and config.data != "photos":
-        raise UserError(f"variant is 'hard' with data {config.data!r}; only photos has one")
-    if bool(config.data_path) != (config.data == "folder"):
-        raise UserError(
-            f"data_path is {config.data_path!r} with data {config.data!r}; "
-            "'folder' takes a path, the others none"
-        )
+    return load_embedded(data.name, variant=data.variant, validation=data.validation)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from experiments.configuration import Unreadable, UserError, in_one_line
+from experiments.errors import Unreadable, UserError, in_one_line
 
 BLOCK = 1 << 22
 LARGE = 1 << 30
@@ -43,7 +43,7 @@ def verify(archive: Archive, path: Path, read: Callable[[int], None]) -> None:
     Args:
         archive: what it should be.
         path: the file.
-        read: told the number of bytes of each block.
+        read: called with the number of bytes that are read so far.
 
     Raises:
         UserError: if it is another file.
@@ -52,7 +52,7 @@ def verify(archive: Archive, path: Path, read: Callable[[int], None]) -> None:
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
-            read(len(block))
+            read(file.tell())
     if digest.hexdigest() != archive.sha256:
         raise UserError(
             f"{path} has sha256 {digest.hexdigest()}; {archive.name} has {archive.sha256}: "

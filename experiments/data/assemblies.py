@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from experiments.configuration import UserError, in_one_line
+from experiments.errors import UserError, in_one_line
 
 try:
     import xarray

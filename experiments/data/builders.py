@@ -14,9 +14,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 
-from experiments.configuration import UserError
 from experiments.data.archives import members
 from experiments.data.pictures import colours, opened
+from experiments.errors import UserError
 
 Records = Iterator[tuple[Any, dict[str, Any]]]
 CIFAR10_FOLDER = "cifar-10-batches-bin"

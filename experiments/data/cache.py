@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.configuration import UserError
 from experiments.data.listing import readable
+from experiments.errors import UserError
 from experiments.files import write_whole
 
 

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.configuration import UserError
 from experiments.data.archives import Archive
-from experiments.data.dataset import Examples, InMemory, held_out, standardised
+from experiments.data.dataset import Examples
+from experiments.data.in_memory import InMemory, held_out, standardised
+from experiments.errors import UserError
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 IMAGENET = "https://image-net.org/download-images (after registration)"

@@ -10,8 +10,9 @@ from PIL import Image
 
 from experiments.configuration import Config
 from experiments.data import load
-from experiments.data.dataset import Dataset, InMemory
+from experiments.data.dataset import Dataset
 from experiments.data.imagenet import HELD_OUT, ImageNet
+from experiments.data.in_memory import InMemory
 
 IMAGENET = 1_281_167, 50_000
 """Training and validation images of imagenet2012."""
@@ -28,12 +29,12 @@ def describe(config: Config) -> Dataset:
     Raises:
         UserError: as `experiments.data.load` does.
     """
-    if config.data == "imagenet2012":
+    if config.data.name == "imagenet2012":
         train, test = IMAGENET
-        if config.validation:
+        if config.data.validation:
             train, test = train - HELD_OUT, HELD_OUT
         return ImageNet(_Noise(train), _Noise(test), np.arange(train), np.arange(test))
-    if config.data == "cifar10":
+    if config.data.name == "cifar10":
         # One image for all, in the memory of one.
         noise = np.random.default_rng(0).normal(size=(32, 32, 3)).astype(np.float32)
         images, tested = (np.broadcast_to(noise, (size, *noise.shape)) for size in CIFAR)

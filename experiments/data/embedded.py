@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.configuration import UserError
-from experiments.data.dataset import InMemory, standardised
+from experiments.data.in_memory import InMemory, standardised
+from experiments.errors import UserError
 
 PHOTOS = (
     "astronaut", "chelsea", "china", "coffee", "flower", "grass",

@@ -7,15 +7,17 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from experiments.configuration import Unreadable, UserError
 from experiments.data.cache import check_writable, damage_list, keep_set, kept_set
-from experiments.data.dataset import Examples, InMemory, held_out, standardised
+from experiments.data.dataset import Examples
+from experiments.data.in_memory import InMemory, held_out, standardised
 from experiments.data.listing import check_source, content_key, files_of, readable
 from experiments.data.pictures import KINDS, is_picture, picture
+from experiments.errors import Unreadable, UserError
+from experiments.progress import shown
 
 SPLITS = ("train", "test", "val")
 LAYOUT = f"train/<class>/{KINDS} and test/<class>/... or val/<class>/..."
-RULES = 2
+RULES = 3
 """Counts changes in how images are read, so that no set decoded by earlier rules is used."""
 Value = TypeVar("Value")
 
@@ -197,11 +199,9 @@ def _shown(
     read: Callable[[Member], np.ndarray | None], found: list[Member], label: str
 ) -> list[np.ndarray | None]:
     """Reads in parallel, showing how far it is."""
-    from experiments.progress import shown
-
-    with ThreadPoolExecutor() as pool, shown(label, len(found)) as counted:
-        images: list[np.ndarray | None] = []
-        for image in pool.map(read, found):
+    images: list[np.ndarray | None] = []
+    with ThreadPoolExecutor() as pool, shown(label, len(found)) as show:
+        for done, image in enumerate(pool.map(read, found), 1):
             images.append(image)
-            counted(1)
+            show(done)
     return images

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments.configuration import UserError
 from experiments.data.catalogue import open_sources
 from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
 from experiments.data.pictures import colours, opened, upright_size
+from experiments.errors import UserError
 from nmnc_jax.types import Array
 
 MEAN = (0.485, 0.456, 0.406)

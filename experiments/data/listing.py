@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from experiments.configuration import Unreadable, UserError, in_one_line
 from experiments.data.archives import check_path, check_size, lazy_members
+from experiments.errors import Unreadable, UserError, in_one_line
 
 LEFT_BY_SYSTEMS = {
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.configuration import UserError
 from experiments.data.listing import check_source, files_of, readable
 from experiments.data.pictures import KINDS, is_picture, picture
 from experiments.data.stimuli import Stimuli, find_images, in_order, read_table
+from experiments.errors import UserError
 
 LAYOUT = f"images/{KINDS} with responses.npy, an assembly (*.nc) or rdms_*.npy"
 TABLES = (".csv", ".tsv", ".json")

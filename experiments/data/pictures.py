@@ -1,7 +1,9 @@
 """Any image file as 8-bit colours, read in one way; what cannot be read right is refused.
 
 Images are turned as their EXIF tag says, palettes are looked up, transparent places are laid on
-white, CMYK is converted without colour profiles, and of 16 bits the upper 8 are kept.
+white, CMYK is converted without colour profiles, and of 16 bits the upper 8 are kept: white is
+65,535, but where a TIFF names fewer bits. An image whose 16-bit values all stay below 4,096 may be
+one of 12 bits that does not say so, and is refused.
 """
 
 import io
@@ -13,13 +15,17 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from experiments.configuration import Unreadable, in_one_line
+from experiments.errors import Unreadable, in_one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 KINDS = f"*.{{{','.join(suffix[1:] for suffix in SUFFIXES)}}}"
 BITS, PHOTOMETRIC, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
 """Tags of TIFF files."""
+TWELVE = (
+    "holds 16-bit values below 4,096 alone: whether it is of 12 bits, or almost black, it does not "
+    "say; it takes values of which 65,535 is white"
+)
 
 # Above 89 million pixels Pillow warns of a decompression bomb; here such an image is refused.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -77,9 +83,12 @@ def colours(image: Image.Image) -> Image.Image:
         Unreadable: without the file's name, if 8-bit colours cannot hold what it is.
     """
     _check(image)
+    deep = _has_16_bits(image)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         image = _upper_bits(image)
+    elif deep and 0 < np.asarray(image.convert("RGB")).max() < 16:  # Pillow kept the upper 8.
+        raise Unreadable(TWELVE)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -109,10 +118,13 @@ def _check(image: Image.Image) -> None:
         raise Unreadable("has a channel that is neither a colour nor transparency")
     if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:  # Pillow reads them wrong.
         raise Unreadable("has 16-bit channels plane by plane; it takes them pixel by pixel")
-    if "transparency" in image.info and any(
-        ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
-    ):
+    if "transparency" in image.info and _has_16_bits(image):
         raise Unreadable("has 16-bit values of which one is transparent; it takes an alpha channel")
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether an image that is not yet decoded has 16 bits in each channel."""
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _upper_bits(image: Image.Image) -> Image.Image:
@@ -126,4 +138,6 @@ def _upper_bits(image: Image.Image) -> Image.Image:
         raise Unreadable(
             f"holds {bits}-bit values up to {values.max()} alone, which 8 bits would leave black"
         )
+    if bits == 16 and 0 < values.max() < 2**12:
+        raise Unreadable(TWELVE)
     return Image.fromarray((values >> (bits - 8)).astype(np.uint8))

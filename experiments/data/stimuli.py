@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from experiments.configuration import UserError
+from experiments.errors import UserError
 
 FILES = ("filename", "image_file_name", "file", "path", "image", "image_name", "stimulus")
 """Columns that name an image's file."""

@@ -1,6 +1,5 @@
 """The programs that a run is made of, and what the compiler says of them together."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +12,10 @@ from experiments.configuration import Config
 from experiments.data import Dataset
 from experiments.planning.compiled import Cost, Program, TooLarge, compile_cost
 from experiments.planning.topology import Topology
+from experiments.training.measuring import CHUNK
 from experiments.training.mesh import make_devices
-from experiments.training.trainer import CHUNK, Trainer, make_trainer, refusals
+from experiments.training.network import refusals
+from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.types import Due
 
 NOTHING = Due(probe=False, move=False)
@@ -106,24 +107,24 @@ def plan(
         UserError: if the network or the method refuses a setting.
     """
     devices = make_devices(config, topology.devices)
-    devices.rows(config.batch)  # Refuses a batch that does not divide.
+    devices.rows(config.run.batch)  # Refuses a batch that does not divide.
 
     def cost(program: Program) -> Cost | TooLarge:
         found = compile_cost(program)
         report(found)
         return found
 
-    plain = dataclasses.replace(config, estimator="backprop")
+    plain = config.replace(estimator="backprop")
     baseline = make_trainer(plain, data, devices)
     with refusals(plain):
         backprop = cost(step_program(baseline, plain, data, NOTHING)._replace(name="backprop"))
     trainer = make_trainer(config, data, devices)
-    dues = Counter(map(trainer.due, range(config.steps)))
+    dues = Counter(map(trainer.due, range(config.run.steps)))
     with refusals(config):
         steps = [cost(step_program(trainer, config, data, due)) for due in sorted(dues)]
         init = cost(first_program(trainer, config, data))
         evaluation = cost(test_program(trainer, data))
-    shares = [dues[due] / config.steps for due in sorted(dues)]
+    shares = [dues[due] / config.run.steps for due in sorted(dues)]
     planned = Plan(topology, devices.mesh.size, steps, shares, init, evaluation, backprop)
     if not measure or planned.too_large or isinstance(backprop, TooLarge):
         return planned
@@ -145,14 +146,14 @@ def step_program(trainer: Trainer, config: Config, data: Dataset, due: Due) -> P
     """A training step in which this is due."""
     work = [what for what, is_due in (("probes", due.probe), ("basis update", due.move)) if is_due]
     name = "step with " + " and ".join(work) if work else "step"
-    batch = trainer.devices.shapes(_one(data), config.batch)
+    batch = trainer.devices.shapes(_one(data), config.run.batch)
     arguments = trainer.template, _key(trainer), batch
     return Program(name, due, trainer.step, arguments, {"due": due})
 
 
 def first_program(trainer: Trainer, config: Config, data: Dataset) -> Program:
     """The start, with its first basis."""
-    count = min(config.basis_batch, data.train_size)
+    count = min(config.method.basis_batch, data.train_size)
     batch = trainer.devices.shapes(_one(data), count)
     return Program("init", NOTHING, trainer.start, (_key(trainer), batch), {})
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.configuration import UserError, in_one_line
+from experiments.errors import UserError, in_one_line
 
 
 class Chip(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.configuration import UserError
+from experiments.errors import UserError
 from experiments.files import read_object, write_whole
 
 KEPT = 2

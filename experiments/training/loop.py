@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.configuration import Config, Diverged, Stopped
+from experiments.configuration import Config
 from experiments.data import Dataset
+from experiments.errors import Diverged, Stopped
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.network import refusals
 from experiments.training.position import begin, last_position, position_of
-from experiments.training.trainer import Trainer, make_trainer, refusals
+from experiments.training.trainer import Trainer, make_trainer
 
 
 def through_training(config: Config, data: Dataset, stages: Collection[int]) -> Iterator[Any]:
@@ -23,17 +25,17 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
     Yields:
         ``(step, params)`` at each stage, in their order; the next step takes the parameters away.
     """
-    trainer = make_trainer(config, data)
+    trainer, run = make_trainer(config, data), config.run
     state = begin(trainer, config)
-    rows = trainer.devices.rows(config.batch)
+    rows = trainer.devices.rows(run.batch)
     steps = range(max(stages) + 1)
-    key = jax.random.key(config.seed)
-    batches = data.train_batches(config.batch, config.seed, steps=steps, rows=rows)
+    key = jax.random.key(run.seed)
+    batches = data.train_batches(run.batch, run.seed, steps=steps, rows=rows)
     for step, examples in enumerate(batches):
         if step in stages:
             yield step, state.params
         if step < steps[-1]:
-            batch = trainer.devices.place(config.batch, examples)
+            batch = trainer.devices.place(run.batch, examples)
             now = jax.random.fold_in(key, step)
             with refusals(config):
                 state, _ = trainer.step(state, now, batch, due=trainer.due(step))
@@ -103,31 +105,30 @@ def train(
         Diverged: if the loss is no longer finite; it names the step.
         Stopped: on SIGTERM or SIGINT, after saving.
     """
-    measure_key, step_key = jax.random.split(jax.random.key(config.seed))
+    run = config.run
+    measure_key, step_key = jax.random.split(jax.random.key(run.seed))
     found = last_position(trainer, config, checkpoints) if checkpoints else None
     if found is None:
         found = 0, position_of(config, begin(trainer, config), step_key, [], 0.0)
     first, position = found
     state, step_key = position.state, jax.random.wrap_key_data(position.key)
-    losses: list[Any] = list(position.losses[: (first - 1) % config.log_every + 1 if first else 0])
+    losses: list[Any] = list(position.losses[: (first - 1) % run.log_every + 1 if first else 0])
     start = time.perf_counter() - float(position.seconds)
-    devices, steps = trainer.devices, range(first, config.steps + 1)
-    batches = data.train_batches(
-        config.batch, config.seed, steps=steps, rows=devices.rows(config.batch)
-    )
+    devices, steps = trainer.devices, range(first, run.steps + 1)
+    batches = data.train_batches(run.batch, run.seed, steps=steps, rows=devices.rows(run.batch))
     step_times, record = [], {}
     interval_start, interval_first = time.perf_counter(), first
     with refusals(config), asked_to_stop() as asked:
         for step, examples in zip(steps, batches, strict=True):
-            batch = devices.place(config.batch, examples)
+            batch = devices.place(run.batch, examples)
             stop = asked(step)
-            due = stop or step % config.checkpoint_every == 0 or step == config.steps
+            due = stop or step % run.checkpoint_every == 0 or step == run.steps
             if checkpoints and step > first and due:
                 spent = time.perf_counter() - start
                 checkpoints.save(step, position_of(config, state, step_key, losses, spent))
             if stop:
                 raise Stopped(f"stopped at step {step}")
-            if step % config.log_every == 0 or step == config.steps:
+            if step % run.log_every == 0 or step == run.steps:
                 interval = [float(loss) for loss in losses]
                 if step > interval_first:
                     taken = step - interval_first
@@ -146,19 +147,19 @@ def train(
                 report(record)
                 losses = []
                 interval_start, interval_first = time.perf_counter(), step
-            if step < config.steps:
+            if step < run.steps:
                 now = jax.random.fold_in(step_key, step)
                 state, loss = trainer.step(state, now, batch, due=trainer.due(step))
                 losses.append(loss)
     # The first interval holds the compilation.
     typical = float(np.median(step_times[1:] or step_times or [np.nan]))
     return {
-        "estimator": config.estimator,
+        "estimator": config.method.estimator,
         "test_accuracy": record["test_accuracy"],
         "train_accuracy": record["train_accuracy"],
-        "steps": config.steps,
+        "steps": run.steps,
         "seconds": time.perf_counter() - start,
         "step_milliseconds": 1000 * typical,
-        "probes": config.probes,
-        "seed": config.seed,
+        "probes": config.method.probes,
+        "seed": run.seed,
     }

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from experiments.configuration import Config, UserError
+from experiments.configuration import Config
 from experiments.data import Examples
+from experiments.errors import UserError
 from nmnc_jax.layout import TapShape
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import Subspace, SubspaceState
@@ -58,16 +59,14 @@ class Devices(NamedTuple):
 
     def place(self, batch: int, examples: Examples) -> Batch:
         """Joins what each process has read of a batch to one array over all devices."""
-        rows = self.rows(batch)
+        return self._joined(self._divided, batch, examples)
 
-        def joined(part: np.ndarray) -> jax.Array:
-            def read(index: Any) -> np.ndarray:
-                return part[np.searchsorted(rows, np.arange(batch)[index[0]])]
-
-            shape = (batch, *part.shape[1:])
-            return jax.make_array_from_callback(shape, self._divided, read)
-
-        return joined(examples[0]), joined(examples[1])
+    def _joined(self, where: NamedSharding, count: int, examples: Examples) -> Batch:
+        inputs, targets = (
+            jax.make_array_from_process_local_data(where, part, (count, *part.shape[1:]))
+            for part in examples
+        )
+        return inputs, targets
 
     def gather(self, read: Callable[[np.ndarray], Examples], indices: np.ndarray) -> Batch:
         """A batch of chosen examples, of which each process reads its own rows."""
@@ -79,11 +78,8 @@ class Devices(NamedTuple):
 
     def any_size(self, examples: Examples) -> Batch:
         """Examples that every process has read, as a batch of any size."""
-        where = self.of_batch(len(examples[1]))
-        inputs, targets = (
-            jax.make_array_from_callback(part.shape, where, part.__getitem__) for part in examples
-        )
-        return inputs, targets
+        count = len(examples[1])
+        return self._joined(self.of_batch(count), count, examples)
 
     def estimator_state(self, state: Any, shapes: dict[str, TapShape], divide: bool) -> Any:
         """Shardings of an estimator's state.
@@ -155,7 +151,7 @@ def make_devices(config: Config, there: Sequence[Any] | None = None) -> Devices:
         UserError: if there are fewer.
     """
     there = there or jax.devices()
-    count = config.devices or len(there)
+    count = config.run.devices or len(there)
     if count > len(there):
         raise UserError(f"devices is {count}; there are {len(there)}")
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=there[:count])

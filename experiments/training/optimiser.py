@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.configuration import OPTIMISERS, Config, UserError, in_one_line
+from experiments.configuration import Config, Optimiser
 from experiments.data import Dataset
 from experiments.data.dataset import class_loss
+from experiments.errors import UserError, in_one_line
 from nmnc_jax.types import Array, LossFn, Params
 
 DROPS = (1 / 3, 2 / 3, 8 / 9)
@@ -28,18 +29,18 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
     Raises:
         UserError: naming the field, if Optax's function does not take a setting.
     """
-    assert config.optimiser in OPTIMISERS
-    make = getattr(optax, config.optimiser)
+    chosen = config.optimiser
+    make = getattr(optax, chosen.name)
     takes = inspect.signature(make).parameters
-    settings = _settings(config, list(takes))
+    settings = _settings(chosen, list(takes))
     before = []
-    if config.clip_norm is not None:
-        before.append(optax.clip_by_global_norm(config.clip_norm))
+    if chosen.clip_norm is not None:
+        before.append(optax.clip_by_global_norm(chosen.clip_norm))
     masks = [name for name in ("mask", "weight_decay_mask") if name in takes]
-    if config.weight_decay and "weight_decay" in takes and masks:
-        settings |= {"weight_decay": config.weight_decay, masks[0]: _decays}
-    elif config.weight_decay:
-        before.append(optax.add_decayed_weights(config.weight_decay, mask=_decays))
+    if chosen.weight_decay and "weight_decay" in takes and masks:
+        settings |= {"weight_decay": chosen.weight_decay, masks[0]: _decays}
+    elif chosen.weight_decay:
+        before.append(optax.add_decayed_weights(chosen.weight_decay, mask=_decays))
     try:
         whole = optax.chain(*before, make(learning_rate_of(config), **settings))
         # Some settings are only read when there are gradients.
@@ -47,12 +48,12 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
         jax.eval_shape(lambda p: whole.update(p, whole.init(p), p), sample)
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"optimiser_settings is {config.optimiser_settings}, which optax.{config.optimiser} "
+            f"optimiser_settings is {chosen.optimiser_settings}, which optax.{chosen.name} "
             f"refuses: {in_one_line(error)}"
         ) from error
-    if config.accumulate == 1:
+    if chosen.accumulate == 1:
         return whole
-    return optax.MultiSteps(whole, config.accumulate).gradient_transformation()
+    return optax.MultiSteps(whole, chosen.accumulate).gradient_transformation()
 
 
 def learning_rate_of(config: Config) -> optax.Schedule:
@@ -61,22 +62,23 @@ def learning_rate_of(config: Config) -> optax.Schedule:
     Raises:
         UserError: if the warm-up leaves no update.
     """
-    updates, peak = config.steps // config.accumulate, config.learning_rate
-    after = updates - config.warmup
+    chosen = config.optimiser
+    updates, peak = config.run.steps // chosen.accumulate, chosen.learning_rate
+    after = updates - chosen.warmup
     if after < 1:
-        raise UserError(f"warmup is {config.warmup}; it takes fewer than the {updates} updates")
+        raise UserError(f"warmup is {chosen.warmup}; it takes fewer than the {updates} updates")
     schedules: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, after),
         "steps": lambda: optax.piecewise_constant_schedule(
-            peak, {round(share * updates) - config.warmup: 0.1 for share in DROPS}
+            peak, {round(share * updates) - chosen.warmup: 0.1 for share in DROPS}
         ),
     }
-    schedule = schedules[config.schedule]()
-    if not config.warmup:
+    schedule = schedules[chosen.schedule]()
+    if not chosen.warmup:
         return schedule
-    rising = optax.linear_schedule(0.0, peak, config.warmup)
-    return optax.join_schedules([rising, schedule], [config.warmup])
+    rising = optax.linear_schedule(0.0, peak, chosen.warmup)
+    return optax.join_schedules([rising, schedule], [chosen.warmup])
 
 
 def training_loss(config: Config, data: Dataset) -> LossFn:
@@ -85,18 +87,17 @@ def training_loss(config: Config, data: Dataset) -> LossFn:
     Raises:
         UserError: if there are no labels.
     """
-    if not config.label_smoothing:
+    smoothing = config.optimiser.label_smoothing
+    if not smoothing:
         return data.loss
     if data.loss is not class_loss:
         raise UserError(
-            f"label_smoothing is {config.label_smoothing}; {config.data} has no classes and takes 0"
+            f"label_smoothing is {smoothing}; {config.data.name} has no classes and takes 0"
         )
 
     def smoothed(outputs: Array, targets: Array) -> Array:
         labels = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
-        return optax.softmax_cross_entropy(
-            outputs, optax.smooth_labels(labels, config.label_smoothing)
-        )
+        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(labels, smoothing))
 
     return smoothed
 
@@ -105,16 +106,16 @@ def _decays(params: Params) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _settings(config: Config, takes: list[str]) -> dict[str, Any]:
+def _settings(chosen: Optimiser, takes: list[str]) -> dict[str, Any]:
     """Reads ``NAME=VALUE`` for each argument of Optax's function but those with their own field."""
     found = {}
     own = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
     free = [name for name in takes if name not in own]
-    for setting in config.optimiser_settings:
+    for setting in chosen.optimiser_settings:
         name, _, value = setting.partition("=")
         if name not in free:
             raise UserError(
-                f"optimiser_settings has {setting!r}; optax.{config.optimiser} takes "
+                f"optimiser_settings has {setting!r}; optax.{chosen.name} takes "
                 f"NAME=VALUE of {', '.join(free)}"
             )
         try:

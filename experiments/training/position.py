@@ -1,17 +1,18 @@
 """Where a run is, and the network that a run has left."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.configuration import Config, UserError
+from experiments.configuration import Config, read_config
 from experiments.data import Dataset, load
-from experiments.files import read_object
+from experiments.errors import UserError
+from experiments.methods import checked
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.trainer import Trainer, TrainState, make_trainer
+from experiments.training.state import TrainState
+from experiments.training.trainer import Trainer, make_trainer
 
 
 class Position(NamedTuple):
@@ -42,7 +43,7 @@ def position_of(
     config: Config, state: TrainState, key: jax.Array, losses: list[Any], seconds: float
 ) -> Position:
     """A position as it is saved."""
-    kept = np.zeros(config.log_every, np.float32)
+    kept = np.zeros(config.run.log_every, np.float32)
     kept[: len(losses)] = losses
     return Position(state, np.asarray(jax.random.key_data(key)), kept, np.array(seconds))
 
@@ -53,9 +54,9 @@ def begin(trainer: Trainer, config: Config) -> TrainState:
     Raises:
         UserError: if that is another network.
     """
-    if not config.start:
-        return trainer.init(config.seed)
-    _, _, params = trained_network(Path(config.start))
+    if not config.run.start:
+        return trainer.init(config.run.seed)
+    _, _, params = trained_network(Path(config.run.start))
     wanted, got = (
         {
             jax.tree_util.keystr(path): leaf.shape
@@ -64,8 +65,8 @@ def begin(trainer: Trainer, config: Config) -> TrainState:
         for tree in (trainer.template.params, params)
     )
     if got != wanted:
-        raise UserError(f"start is {config.start!r}, with parameters {got}; it takes {wanted}")
-    return trainer.init(config.seed, params)
+        raise UserError(f"start is {config.run.start!r}, with parameters {got}; it takes {wanted}")
+    return trainer.init(config.run.seed, params)
 
 
 def trained_network(directory: Path) -> tuple[Config, Dataset, Any]:
@@ -77,19 +78,10 @@ def trained_network(directory: Path) -> tuple[Config, Dataset, Any]:
     Raises:
         UserError: if the directory holds no run or no checkpoint.
     """
-    if not (directory / "config.json").exists():
+    found = read_config(directory)
+    if found is None:
         raise UserError(f"{directory} holds no run; make one with --out")
-    fields = read_object(directory / "config.json")
-    for name, value in fields.items():
-        fields[name] = tuple(value) if isinstance(value, list) else value
-    unknown = set(fields) - {field.name for field in dataclasses.fields(Config)}
-    if unknown:
-        raise UserError(f"{directory} holds {sorted(unknown)} beside a run; it takes one run's")
-    try:
-        config = Config(**fields)
-        config.check()
-    except TypeError as error:
-        raise UserError(f"{directory / 'config.json'} is no configuration: {error}") from error
+    config = checked(found[0])
     data = load(config)
     checkpoints = Checkpoints(directory / "checkpoints", print)
     try:

@@ -1,0 +1,76 @@
+"""The section `Data` of a configuration."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from experiments.configuration.section import Section
+from experiments.errors import UserError
+
+DATA_DIR = "~/tensorflow_datasets"
+AUGMENTED = ("photos", "folder", "cifar10")
+TaskName = Literal["flip_flop", "context", "match", "evidence", "reach"]
+TASK_NAMES: tuple[str, ...] = get_args(TaskName)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Section):
+    """What is learned."""
+
+    data: Literal[
+        "digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", "characters", TaskName
+    ]
+    """Data set (characters: text, each character to be predicted from those before it), or task of
+    a recurrent network: flip-flop memory, context-dependent integration, delayed match to sample,
+    accumulation of evidence, or reaching from the centre out."""
+    data_dir: str = DATA_DIR
+    """Where cifar10 and imagenet2012 were prepared."""
+    data_path: str = ""
+    """folder only: images in train/<class>/ and test/<class>/ (or val), or an archive of them."""
+    image_size: int | None = None
+    """folder only: side to which images are resized; without, all have one size."""
+    skip_damaged: bool = False
+    """folder only: leave out images that cannot be read, count them and list them with the reasons;
+    without, the first one is refused."""
+    variant: Literal["plain", "hard"] = "plain"
+    """photos only: "hard" removes colour, brightness and contrast as cues."""
+    validation: bool = False
+    """Test on a part held out of the training set instead of the test set: to choose settings."""
+    augment: bool = False
+    """photos, folder and cifar10 only: shift training images by up to an eighth of their side and
+    mirror half of them, at random. imagenet2012 is always cropped and mirrored."""
+    time_steps: int = 50
+    """Time steps of a trial (tasks), or characters of a sequence (characters)."""
+    rotation: float = 0.0
+    """reach only: degrees by which the hand must end beside the target that is shown."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set or the task."""
+        return self.data
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is a task of a recurrent network."""
+        return self.data in TASK_NAMES
+
+    def __post_init__(self) -> None:
+        """Refuses what does not fit the data set.
+
+        Raises:
+            UserError: naming the field, what it got and what it takes.
+        """
+        self.counts("image_size", "time_steps")
+        if self.variant == "hard" and self.data != "photos":
+            raise UserError(f"variant is 'hard' with data {self.data!r}; only photos has one")
+        if bool(self.data_path) != (self.data == "folder"):
+            raise UserError(
+                f"data_path is {self.data_path!r} with data {self.data!r}; 'folder' takes a path, "
+                "the others none"
+            )
+        if self.augment and self.data not in AUGMENTED:
+            self.refuse("augment", f"{self.data} takes False")
+        self.require("rotation", abs(self.rotation) < float("inf"), "a finite number of degrees")
+        if self.rotation and self.data != "reach":
+            self.refuse("rotation", f"{self.data} takes 0")
+        if self.is_task and self.time_steps < 10:
+            self.refuse("time_steps", f"{self.data} takes at least 10")

@@ -1,0 +1,65 @@
+"""The section `Method` of a configuration."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.configuration.section import Section
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Section):
+    """How gradients are estimated."""
+
+    estimator: str = "nmnc"
+    """How gradients are estimated: a method by its name, of those that the commands' help lists."""
+    rank: int = 64
+    """Dimension of the manifold at each tap (at most the tap's units)."""
+    explained_variance: float | None = None
+    """Perturb the fewest principal components that hold this share of a tap's variance, up to rank,
+    chosen anew whenever the components are; without, all of them."""
+    probes: int | Literal["auto"] = 1
+    """Probes per example and tap at each feedback update (passes, for weight_perturbation). "auto":
+    as many as each layer needs, for mirror and mirror_manifold; one for other methods."""
+    probe_rows: int | None = None
+    """Examples (of a recurrent network: examples at one time step) that are perturbed at each
+    feedback update; without, all."""
+    kind: Literal["gaussian", "rademacher", "orthogonal"] = "gaussian"
+    """Distribution of the probes' coordinates."""
+    difference: Literal["central", "forward", "jvp"] = "jvp"
+    """How the response to a probe is measured."""
+    sigma: float = 1e-3
+    """Perturbation size relative to each tap's RMS activity; weights' standard deviation for
+    weight_perturbation. Equal for all methods, so they perturb with equal energy."""
+    scope: Literal["each_tap", "all_taps"] = "each_tap"
+    """Perturb one tap at a time or all of them in one pass."""
+    feedback_decay: float = 0.9
+    """Decay of the feedback's moving average."""
+    update_every: int = 1
+    """Steps between feedback updates."""
+    basis_batch: int = 1500
+    """Training examples that fit the first basis."""
+    basis_update_every: int = 10
+    """Steps between updates of the principal components."""
+    basis_decay: float = 0.95
+    """Weight of earlier activity at each such update."""
+
+    @property
+    def least_probes(self) -> int:
+        """Probes per example, where their number does not depend on the layer."""
+        return 1 if self.probes == "auto" else self.probes
+
+    def __post_init__(self) -> None:
+        """Refuses what no method takes.
+
+        Raises:
+            UserError: naming the field, what it got and what it takes.
+        """
+        self.counts(
+            "rank", "probes", "probe_rows", "update_every", "basis_batch", "basis_update_every"
+        )
+        self.positive("sigma")
+        self.require("feedback_decay", 0 <= self.feedback_decay < 1, "a number from 0 to below 1")
+        self.require("basis_decay", 0 <= self.basis_decay <= 1, "a number from 0 to 1")
+        if self.explained_variance is not None:
+            fits = 0 < self.explained_variance <= 1
+            self.require("explained_variance", fits, "a number above 0, up to 1, or nothing")

@@ -1,0 +1,79 @@
+"""The section `Model` of a configuration."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.configuration.section import Section
+
+LARGE = ("alexnet", "resnet18", "resnet50")
+RECURRENT = ("leaky", "gru")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Section):
+    """The network."""
+
+    model: Literal[
+        "mlp", "conv", "vit", "alexnet", "resnet18", "resnet50", "leaky", "gru", "transformer"
+    ]
+    """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
+    vision transformer; AlexNet; a residual network with GroupNorm; a recurrent network of leaky
+    units; a GRU (these two read images row by row); or a causal transformer of text."""
+    features: tuple[int, ...] = ()
+    """Hidden units of each dense layer (mlp), channels of each convolution (conv), width of the
+    residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
+    strides: tuple[int, ...] = ()
+    """Stride of each convolution (conv)."""
+    dense: int = 128
+    """Units of the dense layer after the convolutions (conv)."""
+    leak: float = 0.2
+    """Time step over the units' time constant (leaky)."""
+    noise: float = 0.0
+    """Standard deviation of the noise that each unit has of its own (leaky, tasks)."""
+    patch: int = 8
+    """Side of the image patches (vit)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """alexnet and resnets only: dtype of the computation; parameters are float32."""
+
+    @property
+    def name(self) -> str:
+        """Of the architecture."""
+        return self.model
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is one of the networks for ImageNet, whose layers are given."""
+        return self.model in LARGE
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether it has recurrent weights."""
+        return self.model in RECURRENT
+
+    def __post_init__(self) -> None:
+        """Refuses what does not fit the architecture.
+
+        Raises:
+            UserError: naming the field, what it got and what it takes.
+        """
+        self.counts("dense", "patch")
+        for field in ("features", "strides"):
+            self.require(field, min(getattr(self, field), default=1) >= 1, "numbers of at least 1")
+        self.require("leak", 0 < self.leak <= 1, "a number above 0, up to 1")
+        self.require("noise", 0 <= self.noise < float("inf"), "0 or a positive finite number")
+        if self.is_large == bool(self.features):
+            takes = "none" if self.is_large else "the width of each layer"
+            self.refuse("features", f"{self.model} takes {takes}")
+        if self.precision != "float32" and not self.is_large:
+            self.refuse("precision", f"{self.model} takes 'float32'")
+        if self.is_recurrent and len(self.features) != 1:
+            self.refuse("features", f"{self.model} takes one number of units")
+        if self.model == "conv":
+            fits = len(self.strides) == len(self.features)
+            self.require("strides", fits, f"one for each of {self.features}")
+            if any(channels % 8 for channels in self.features):
+                self.refuse("features", "conv takes multiples of 8")
+        if self.model in ("vit", "transformer") and (
+            len(set(self.features)) != 1 or self.features[0] % 4
+        ):
+            self.refuse("features", f"{self.model} takes one multiple of 4 for all blocks")

@@ -1,0 +1,141 @@
+"""What methods are built from, and what several of them share."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import nmnc_jax
+from experiments.configuration import Config
+from experiments.methods.controls import exact_feedback, moved_by
+from nmnc_jax import Estimator, Probe
+from nmnc_jax.layout import TapShape
+from nmnc_jax.linen import mirror_layers
+from nmnc_jax.ranks import manifold_ranks
+from nmnc_jax.types import ApplyFn, LossFn
+
+
+class Setting(NamedTuple):
+    """What methods are built from.
+
+    Attributes:
+        config: names the method and its settings.
+        apply_fn: the model.
+        loss_fn: the loss of each example.
+        shapes: the model's taps.
+        outputs: number of outputs per example.
+        report: what was found of the model; None where the method assumes nothing of it.
+        divide: divides the work on the components over devices.
+    """
+
+    config: Config
+    apply_fn: ApplyFn
+    loss_fn: LossFn
+    shapes: dict[str, TapShape]
+    outputs: int
+    report: nmnc_jax.ModelReport | None
+    divide: Callable[[nmnc_jax.Subspace], nmnc_jax.Subspace] = lambda subspace: subspace
+
+    @property
+    def causal(self) -> dict[str, bool] | None:
+        """Tap name to whether responses follow its time; None: tried at init."""
+        return None if self.report is None else self.report.causal
+
+    @property
+    def rank(self) -> dict[str, int]:
+        """Dimension of each tap's subspace, at most its units."""
+        return {
+            name: min(self.config.method.rank, shape.units) for name, shape in self.shapes.items()
+        }
+
+    @property
+    def probe(self) -> Probe:
+        """The perturbations."""
+        config = self.config
+        return Probe(
+            num=config.method.least_probes,
+            kind=config.method.kind,
+            difference=config.method.difference,
+            sigma=config.method.sigma,
+            scope=config.method.scope,
+            perturbed=config.method.probe_rows,
+        )
+
+    @property
+    def components(self) -> nmnc_jax.Subspace:
+        """The manifold."""
+        config = self.config
+        components = nmnc_jax.pca(
+            self.rank,
+            explained_variance=config.method.explained_variance,
+            update_every=config.method.basis_update_every,
+            decay=config.method.basis_decay,
+        )
+        return self.divide(components)
+
+    def with_feedback(self, subspace: nmnc_jax.Subspace, readout: str | None = None) -> Estimator:
+        """Noise correlation with learned feedback."""
+        config = self.config
+        feedback = nmnc_jax.learned_feedback(
+            config.method.feedback_decay, update_every=config.method.update_every
+        )
+        return nmnc_jax.noise_correlation(
+            self.apply_fn,
+            self.loss_fn,
+            subspace=subspace,
+            readout=readout,
+            probe=self.probe,
+            feedback=feedback,
+            causal=self.causal,
+        )
+
+    def with_mirrors(self, rank: int | None) -> Estimator:
+        """Mirrors of all linear layers; with a rank in the manifold, where probes are too few."""
+        config, ranks = self.config, None
+        if rank is not None:
+            assert self.report is not None
+            ranks = manifold_ranks(
+                self.report,
+                rank,
+                examples=config.run.batch,
+                probe=self.probe,
+                feedback_decay=config.method.feedback_decay,
+            )
+        return nmnc_jax.weight_mirror(
+            with_mirrored_layers(self.apply_fn),
+            self.loss_fn,
+            rank=ranks,
+            probe=dataclasses.replace(self.probe, num=config.method.probes),
+            feedback_decay=config.method.feedback_decay,
+            update_every=config.method.update_every,
+            basis_update_every=config.method.basis_update_every,
+        )
+
+    def with_exact_feedback(self, subspace: nmnc_jax.Subspace) -> Estimator:
+        """The exact mean Jacobian in the place of what probes measure."""
+        replaced = nmnc_jax.noise_correlation(
+            self.apply_fn,
+            self.loss_fn,
+            subspace=subspace,
+            readout="output",
+            feedback=nmnc_jax.random_feedback(),
+            causal=self.causal,
+        )
+        return moved_by(exact_feedback(self.apply_fn), replaced, every=1, at_start=True)
+
+    def by_loss(self, method: str, **settings: Any) -> Estimator:
+        """A method of the library that correlates with the loss, with a probe in every row."""
+        return nmnc_jax.METHODS[method](self.apply_fn, self.loss_fn, causal=self.causal, **settings)
+
+    @property
+    def every_row(self) -> Probe:
+        """The perturbations of all examples."""
+        return dataclasses.replace(self.probe, perturbed=None)
+
+
+def with_mirrored_layers(apply_fn: ApplyFn) -> ApplyFn:
+    """A Linen model with its own taps, whose linear layers are marked for mirrors."""
+
+    def mirrored(params: Any, inputs: Any, tap: Any = nmnc_jax.no_tap) -> Any:
+        return mirror_layers(lambda p, x: apply_fn(p, x, tap))(params, inputs, tap)
+
+    return mirrored

@@ -1,0 +1,221 @@
+"""Every method a configuration can name, with all that is known of it, in one table."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import nmnc_jax
+from experiments.methods.controls import jacobian_rows, moved_by, one_step, without_rotation
+from experiments.methods.setting import Setting, with_mirrored_layers
+from nmnc_jax import Estimator
+
+
+class Entry(NamedTuple):
+    """One method.
+
+    Attributes:
+        told: what it is, in a few words.
+        build: makes its estimator.
+        cost: what a step costs: "backprop", "weights" (pairs of passes), "local" (no probes),
+            "learned" (probes when the feedback is due), "mirrored" (of each layer by itself, its
+            response and its weights' gradient) or "probed" (probes in every step).
+        colour: in figures.
+        readout: as `nmnc_jax.check_model` takes it; "" where nothing is assumed of the model.
+        subspace: what is perturbed: "all" directions, the "manifold", "random" ones or those of the
+            exact "jacobian".
+        recurrent: whether it takes a recurrent network.
+    """
+
+    told: str
+    build: Callable[[Setting], Estimator]
+    cost: str
+    colour: str
+    readout: str | None = ""
+    subspace: str = "all"
+    recurrent: bool = False
+
+
+def _unrotated(setting: Setting) -> Estimator:
+    components = setting.components
+    return moved_by(
+        without_rotation(setting.apply_fn, components),
+        setting.with_feedback(components._replace(update=None)),
+        every=setting.config.method.basis_update_every,
+        at_start=False,
+    )
+
+
+def _oracle(setting: Setting) -> Estimator:
+    # A mean Jacobian of o rows spans no more directions.
+    rank = {name: min(units, setting.outputs) for name, units in setting.rank.items()}
+    return moved_by(
+        jacobian_rows(setting.apply_fn),
+        setting.with_feedback(nmnc_jax.random_subspace(rank)),
+        every=setting.config.method.basis_update_every,
+        at_start=True,
+    )
+
+
+def _seeded(method: str) -> Callable[[Setting], Estimator]:
+    return lambda s: nmnc_jax.METHODS[method](
+        s.apply_fn, s.loss_fn, seed=s.config.run.seed, check=False, causal=s.causal or False
+    )
+
+
+TABLE: dict[str, Entry] = {
+    "backprop": Entry(
+        "backpropagation",
+        lambda s: nmnc_jax.backprop(s.apply_fn, s.loss_fn),
+        "backprop",
+        "black",
+    ),
+    "dfa": Entry(
+        "direct feedback alignment: fixed random feedback from the outputs to each tap",
+        _seeded("direct_feedback_alignment"),
+        "local",
+        "tab:gray",
+    ),
+    "vnc": Entry(
+        "isotropic noise, correlated with the outputs",
+        lambda s: s.with_feedback(nmnc_jax.isotropic()),
+        "learned",
+        "tab:blue",
+        None,
+    ),
+    "nmnc": Entry(
+        "the same in the neural manifold",
+        lambda s: s.with_feedback(s.components),
+        "learned",
+        "tab:red",
+        None,
+        subspace="manifold",
+    ),
+    "nmnc_unrotated": Entry(
+        "the basis moves, the feedback does not turn with it",
+        _unrotated,
+        "learned",
+        "salmon",
+        None,
+        subspace="manifold",
+    ),
+    "random_subspace": Entry(
+        "in random directions, as many as the manifold has",
+        lambda s: s.with_feedback(nmnc_jax.random_subspace(s.rank, seed=s.config.run.seed)),
+        "learned",
+        "tab:green",
+        None,
+        subspace="random",
+    ),
+    "oracle_subspace": Entry(
+        "in the rows of the exact mean Jacobian",
+        _oracle,
+        "learned",
+        "gold",
+        None,
+        subspace="jacobian",
+    ),
+    "exact_feedback": Entry(
+        "that Jacobian in the probes' place",
+        lambda s: s.with_exact_feedback(nmnc_jax.isotropic()),
+        "local",
+        "slateblue",
+        subspace="jacobian",
+    ),
+    "exact_feedback_manifold": Entry(
+        "its part in the manifold",
+        lambda s: s.with_exact_feedback(s.components),
+        "local",
+        "orchid",
+        subspace="jacobian",
+    ),
+    "node_perturbation": Entry(
+        "noise in activity, correlated with the loss",
+        lambda s: s.by_loss("node_perturbation", probe=s.every_row),
+        "probed",
+        "tab:orange",
+        "loss",
+    ),
+    "node_perturbation_manifold": Entry(
+        "the same in the manifold",
+        lambda s: s.by_loss("node_perturbation", probe=s.every_row, rank=s.rank),
+        "probed",
+        "tab:brown",
+        "loss",
+        subspace="manifold",
+    ),
+    "forward_gradient": Entry(
+        "the exact derivative of the loss along noise in activity",
+        lambda s: s.by_loss(
+            "forward_gradient", probe=dataclasses.replace(s.every_row, difference="jvp")
+        ),
+        "probed",
+        "tab:purple",
+        "loss",
+    ),
+    "weight_perturbation": Entry(
+        "noise in the weights, correlated with the loss",
+        lambda s: nmnc_jax.weight_perturbation(
+            s.apply_fn, s.loss_fn, num=s.config.method.least_probes, sigma=s.config.method.sigma
+        ),
+        "weights",
+        "tab:olive",
+    ),
+    "weight_mirror": Entry(
+        "isotropic noise, correlated with the next linear stage",
+        lambda s: s.with_feedback(nmnc_jax.isotropic(), "next"),
+        "learned",
+        "tab:cyan",
+        "next",
+    ),
+    "weight_mirror_manifold": Entry(
+        "the same in the manifold",
+        lambda s: s.with_feedback(s.components, "next"),
+        "learned",
+        "tab:pink",
+        "next",
+        subspace="manifold",
+    ),
+    "mirror": Entry(
+        "weight mirrors in the form of the layers' own weights",
+        lambda s: s.with_mirrors(None),
+        "mirrored",
+        "deepskyblue",
+        "mirror",
+    ),
+    "mirror_manifold": Entry(
+        "the same, where probes are too few in the manifold of a layer's input",
+        lambda s: s.with_mirrors(s.config.method.rank),
+        "mirrored",
+        "navy",
+        "mirror",
+        subspace="manifold",
+    ),
+    "feedback_alignment": Entry(
+        "fixed random feedback from each linear stage",
+        _seeded("feedback_alignment"),
+        "local",
+        "darkkhaki",
+    ),
+    "sign_symmetric": Entry(
+        "feedback in the form of the weights, with their signs",
+        lambda s: nmnc_jax.feedback_alignment(
+            with_mirrored_layers(s.apply_fn),
+            s.loss_fn,
+            sign_symmetric="uniform",
+            seed=s.config.run.seed,
+            check=False,
+        ),
+        "local",
+        "seagreen",
+        "mirror",
+    ),
+    "one_step": Entry(
+        "recurrent networks: no credit goes back through the recurrent weights",
+        lambda s: one_step(s.apply_fn, s.loss_fn),
+        "local",
+        "teal",
+        recurrent=True,
+    ),
+}
+METHODS = tuple(TABLE)
+COLOURS = {name: entry.colour for name, entry in TABLE.items()}

@@ -1,0 +1,77 @@
+"""One run in a directory of its own: what it leaves there, and how it goes on from it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from experiments.analysis import figures
+from experiments.configuration import Config, write_config
+from experiments.data import Dataset
+from experiments.files import read_object, read_records, write_json, write_records
+from experiments.progress import shown
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.loop import train
+from experiments.training.trainer import Trainer
+
+Record = dict[str, Any]
+
+
+def run_or_read(
+    directory: Path, trainer: Trainer, config: Config, data: Dataset, console: Console
+) -> tuple[dict[str, Any], list[Record]]:
+    """Trains one network in a directory: from its last checkpoint, or not at all if it is complete.
+
+    Returns:
+        The summary and the measurements.
+
+    Raises:
+        Stopped: on SIGTERM or SIGINT, after saving.
+    """
+    complete = directory / "summary.json"
+    if complete.exists():
+        return read_object(complete), read_records(directory / "metrics.jsonl")
+    directory.mkdir(exist_ok=True)
+    if jax.process_index() == 0:
+        write_config(directory, config)
+    checkpoints = Checkpoints(directory / "checkpoints", print)
+    records = read_records(directory / "metrics.jsonl")
+    try:
+        with _kept(directory, records, config, console) as report:
+            summary = train(trainer, config, data, report, checkpoints)
+    finally:
+        checkpoints.close()
+    if jax.process_index() == 0:
+        figures.draw_all(directory, {config.method.estimator: [records]})
+        # Last: a directory with a summary is complete, its last checkpoint whole.
+        write_json(complete, summary)
+    return summary, records
+
+
+@contextlib.contextmanager
+def _kept(
+    directory: Path, records: list[Record], config: Config, console: Console
+) -> Iterator[Callable[[Record], None]]:
+    """Gives a function that keeps and shows a measurement; of several processes, the first does."""
+
+    def keep(record: Record) -> None:
+        # What a resumed run measures again takes the place of what it had measured.
+        records[:] = [earlier for earlier in records if earlier["step"] < record["step"]]
+        records.append(record)
+
+    if jax.process_index() > 0:
+        yield keep
+        return
+    label = f"{config.data.name} {config.method.estimator} seed {config.run.seed}"
+    with shown(label, config.run.steps, console) as show:
+
+        def report(record: Record) -> None:
+            keep(record)
+            write_records(directory / "metrics.jsonl", records)
+            loss = "" if record["loss"] is None else f"loss {record['loss']:.3f}  "
+            show(record["step"], f"{loss}test accuracy {record['test_accuracy']:.3f}")
+
+        yield report

@@ -1,0 +1,143 @@
+"""What is measured of a network in training: its tests, and its credit beside the exact one."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import Dataset
+from experiments.data.dataset import among_five, class_loss
+from experiments.methods import with_mirrored_layers
+from experiments.training.mesh import Devices
+from experiments.training.state import TrainState
+from nmnc_jax import backprop, credit_from_state, no_tap
+from nmnc_jax.diagnostics import alignment, cosine
+from nmnc_jax.state import NoiseCorrelationState
+from nmnc_jax.subspace import Manifold
+from nmnc_jax.types import ApplyFn, Array, Batch, Estimator, LossFn
+
+CHUNK = 256
+"""Examples per pass when a network is tested, or credit compared with the exact credit."""
+MANY = 100
+"""Classes from which on a network is also tested by its five likeliest."""
+NOTHING = -1
+"""Targets of what is no example: no class, and no mask of a trial."""
+
+
+def tests(
+    apply_fn: ApplyFn, data: Dataset, devices: Devices, ready: Callable[[Batch], Batch]
+) -> tuple[Callable[[Any, Batch], Array], Callable[[Any], dict[str, float]]]:
+    """Builds the tests of a network.
+
+    Returns:
+        The test of one batch, ``(params, batch)``: right answers, losses and, where there are many
+        classes, right answers among five, each summed; and that of the test set, ``params`` to the
+        means by name.
+    """
+    measures = {"test_accuracy": data.correct, "test_loss": data.loss}
+    if data.loss is class_loss and data.outputs >= MANY:
+        measures["test_top5"] = among_five
+
+    @jax.jit
+    def tested(params: Any, batch: Batch) -> Array:
+        inputs, targets = ready(batch)
+        outputs = apply_fn(params, inputs, no_tap)
+        real = (targets.reshape(len(targets), -1) != NOTHING).any(axis=1)
+        each = [
+            measure(outputs, targets).reshape(len(targets), -1).mean(axis=1)
+            for measure in measures.values()
+        ]
+        return jnp.where(real[None], jnp.stack(each), 0).sum(axis=1)
+
+    def test(params: Any) -> dict[str, float]:
+        found = [np.asarray(tested(params, batch)) for batch in _test_batches(data, devices)]
+        means = np.sum(found, axis=0) / data.test_size
+        return dict(zip(measures, map(float, means), strict=True))
+
+    return tested, test
+
+
+def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
+    """All test examples; the last batch is filled up with ones whose targets are `NOTHING`."""
+    size = devices.size(min(CHUNK, data.test_size))
+
+    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs, targets = map(np.array, data.test_examples(np.minimum(indices, data.test_size - 1)))
+        targets[indices >= data.test_size] = NOTHING
+        return inputs, targets
+
+    for at in range(0, data.test_size, size):
+        yield devices.gather(read, np.arange(at, at + size))
+
+
+def chosen_ranks(memory: Any) -> dict[str, dict[str, Array]]:
+    """Number of components kept at each tap, where an estimator chooses it on the run itself."""
+    taps = memory.subspace if isinstance(memory, NoiseCorrelationState) else {}
+    ranks = {
+        name: tap.kept.sum()
+        for name, tap in taps.items()
+        if isinstance(tap, Manifold) and tap.kept is not None
+    }
+    return {"chosen_rank": ranks} if ranks else {}
+
+
+def comparison(
+    apply_fn: ApplyFn,
+    data: Dataset,
+    loss: LossFn,
+    estimator: Estimator,
+    ready: Callable[[Batch], Batch],
+) -> Callable[..., dict[str, Any]]:
+    """Builds the comparison of a method with the exact gradient of a large fixed batch.
+
+    The large batch is taken chunk by chunk, in Python: on CPU the weight gradients of 2,048
+    examples at once take several times as long, and those inside a compiled loop ten times.
+    """
+
+    @jax.jit
+    def one_chunk(state: TrainState, key: Array, chunk: Batch) -> dict[str, Any]:
+        params, memory = state.params, state.estimator
+        chunk = ready(chunk)
+        exact_key, credit_key = jax.random.split(key)
+        exact, _, told = backprop(apply_fn, loss).estimate(exact_key, params, chunk, ())
+        credit = {}
+        if isinstance(memory, NoiseCorrelationState):
+            if memory.feedback and memory.layout.readout != "loss":
+                marked = apply_fn
+                if memory.layout.readout == "mirror":
+                    marked = with_mirrored_layers(apply_fn)
+                credit = credit_from_state(marked, loss, params, chunk, memory)
+                credit = {name: credit[name] for name in told.credit}
+            else:
+                credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
+        return {
+            "gradient": exact,
+            "correct": data.correct(told.outputs, chunk[1]).mean(),
+            "credit": credit,
+            "exact_credit": {name: told.credit[name] for name in credit},
+        }
+
+    @jax.jit
+    def compare_all(state: TrainState, key: Array, batch: Batch, chunks: list[Any]):
+        gradients, _, _ = estimator.estimate(key, state.params, ready(batch), state.estimator)
+        exact = jax.tree.map(lambda *leaves: sum(leaves), *[c["gradient"] for c in chunks])
+        credit, exact_credit = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *[c[part] for c in chunks])
+            for part in ("credit", "exact_credit")
+        )
+        measured: dict[str, Any] = {
+            "train_accuracy": jnp.stack([c["correct"] for c in chunks]).mean(),
+            "gradient_alignment": cosine(gradients, exact),
+        }
+        if credit:
+            measured["alignment"] = alignment(credit, exact_credit)
+        return measured | chosen_ranks(state.estimator)
+
+    def compare(state: TrainState, key: Array, batch: Batch, large: list[Batch]) -> dict[str, Any]:
+        gradient_key, *keys = jax.random.split(key, len(large) + 1)
+        chunks = [one_chunk(state, k, chunk) for k, chunk in zip(keys, large, strict=True)]
+        return jax.tree.map(float, compare_all(state, gradient_key, batch, chunks))
+
+    return compare

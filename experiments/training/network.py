@@ -1,0 +1,88 @@
+"""The network of a run: built, and tried on a few examples before anything is compiled for it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
+
+from experiments.configuration import Config
+from experiments.data import Dataset
+from experiments.errors import UserError, in_one_line
+from experiments.methods import readout_of, with_mirrored_layers
+from nmnc_jax import ModelReport, check_model
+from nmnc_jax.models import (
+    GRU,
+    MLP,
+    AlexNet,
+    CausalTransformer,
+    ConvNet,
+    LeakyRNN,
+    RowReader,
+    VisionTransformer,
+    resnet18,
+    resnet50,
+)
+
+
+def build_model(config: Config, outputs: int) -> nn.Module:
+    """Builds the network that a configuration describes."""
+    chosen = config.model
+    dtype, features = jnp.dtype(chosen.precision), chosen.features
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "mlp": lambda: MLP(features, outputs),
+        "conv": lambda: ConvNet(features, chosen.strides, chosen.dense, outputs),
+        "vit": lambda: VisionTransformer(features[0], len(features), chosen.patch, outputs),
+        "alexnet": lambda: AlexNet(outputs, dtype),
+        "resnet18": lambda: resnet18(outputs, dtype=dtype),
+        "resnet50": lambda: resnet50(outputs, dtype=dtype),
+        "leaky": lambda: RowReader(LeakyRNN(features[0], outputs, chosen.leak, noise=chosen.noise)),
+        "gru": lambda: RowReader(GRU(features[0], outputs)),
+        "transformer": lambda: CausalTransformer(
+            outputs, features[0], len(features), config.data.time_steps
+        ),
+    }
+    return makers[chosen.name]()
+
+
+@contextmanager
+def refusals(config: Config) -> Iterator[None]:
+    """Makes a mistake of the user's of what the network or the method refuses.
+
+    Raises:
+        UserError: in one line, with the network, the data and the method.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, FlaxError) as error:
+        what = f"{config.model.name} on {config.data.name} by {config.method.estimator}"
+        raise UserError(f"{what} is refused: {in_one_line(error)}") from error
+
+
+_REPORTS: dict[tuple[Any, ...], ModelReport] = {}
+
+
+def report_of(config: Config, model: nn.Module, data: Dataset) -> ModelReport | None:
+    """Checks the model on a few examples, before anything is compiled for it.
+
+    Returns:
+        What was found; None where a method assumes nothing.
+    """
+    readout = readout_of(config)
+    if readout == "":
+        return None
+    known = readout, config.data, repr(model)
+    if known not in _REPORTS:
+        inputs, targets = data.train_examples(np.arange(min(8, data.train_size)))
+        inputs = data.normalise(jax.tree.map(jnp.asarray, inputs))
+        params = jax.jit(model.init)(jax.random.key(0), jax.tree.map(lambda x: x[:1], inputs))
+        apply_fn: Any = model.apply
+        if readout == "mirror":
+            apply_fn = with_mirrored_layers(apply_fn)
+        batch = inputs, targets
+        _REPORTS[known] = check_model(apply_fn, data.loss, params, batch, readout=readout)
+    return _REPORTS[known]
