@@ -44,7 +44,7 @@ def remedy(large: Cost | TooLarge, config: Config) -> str:
     """What to change where a program does not fit: the larger part of its memory first."""
     smaller = {"init": "a smaller --basis-batch", "evaluation": "more chips"}
     ways = [smaller.get(large.name, "a smaller --batch, or the same on more chips")]
-    if config.model.precision == "float32" and config.model.is_large:
+    if config.model.precision == "float32" and config.model.has_given_layers:
         ways.append("--precision bfloat16")
     held = [] if config.method.estimator == "backprop" else ["--divide-units", "a smaller --rank"]
     if isinstance(large, Cost) and large.argument_bytes > large.temporary_bytes:

@@ -20,6 +20,7 @@ from nmnc_jax.models import (
     ResNet,
     VisionTransformer,
     resnet18,
+    resnet20,
     resnet50,
 )
 from nmnc_jax.taps import Tap
@@ -91,6 +92,18 @@ def test_large_models_have_the_published_sizes(model, parameters, widest):
     shapes = tap_shapes(model.apply, params, images)
     assert shapes[widest[0]].units == widest[1] == max(s.units for s in shapes.values())
     assert len(shapes) == {61_100_840: 7, 11_689_512: 9, 25_557_032: 17}[parameters]
+
+
+def test_resnet20_has_the_published_layers():
+    """.27 million parameters (He et al. 2016, table 6), and full resolution in its first stage."""
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    model = resnet20(10)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 272_474
+    shapes = tap_shapes(model.apply, params, images)
+    assert [shapes[name].shape for name in ("stem", "block2", "block5", "block8")] == [
+        (2, 32, 32, 16), (2, 32, 32, 16), (2, 16, 16, 32), (2, 8, 8, 64),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Literal
 
 from experiments.configuration.section import Section
 
-LARGE = ("alexnet", "resnet18", "resnet50")
+PUBLISHED = ("alexnet", "resnet18", "resnet20", "resnet50")
 RECURRENT = ("leaky", "gru")
 
 
@@ -14,11 +14,13 @@ class Model(Section):
     """The network."""
 
     model: Literal[
-        "mlp", "conv", "vit", "alexnet", "resnet18", "resnet50", "leaky", "gru", "transformer"
-    ]
+        "mlp", "conv", "vit", "alexnet", "resnet18", "resnet20", "resnet50", "leaky", "gru",
+        "transformer",
+    ]  # fmt: skip
     """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
-    vision transformer; AlexNet; a residual network with GroupNorm; a recurrent network of leaky
-    units; a GRU (these two read images row by row); or a causal transformer of text."""
+    vision transformer; AlexNet; a residual network with GroupNorm (resnet20 for small images); a
+    recurrent network of leaky units; a GRU (these two read images row by row); or a causal
+    transformer of text."""
     features: tuple[int, ...] = ()
     """Hidden units of each dense layer (mlp), channels of each convolution (conv), width of the
     residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
@@ -41,9 +43,9 @@ class Model(Section):
         return self.model
 
     @property
-    def is_large(self) -> bool:
-        """Whether it is one of the networks for ImageNet, whose layers are given."""
-        return self.model in LARGE
+    def has_given_layers(self) -> bool:
+        """Whether it is a published network, whose layers are given."""
+        return self.model in PUBLISHED
 
     @property
     def is_recurrent(self) -> bool:
@@ -61,10 +63,10 @@ class Model(Section):
             self.require(field, min(getattr(self, field), default=1) >= 1, "numbers of at least 1")
         self.require("leak", 0 < self.leak <= 1, "a number above 0, up to 1")
         self.require("noise", 0 <= self.noise < float("inf"), "0 or a positive finite number")
-        if self.is_large == bool(self.features):
-            takes = "none" if self.is_large else "the width of each layer"
+        if self.has_given_layers == bool(self.features):
+            takes = "none" if self.has_given_layers else "the width of each layer"
             self.refuse("features", f"{self.model} takes {takes}")
-        if self.precision != "float32" and not self.is_large:
+        if self.precision != "float32" and not self.has_given_layers:
             self.refuse("precision", f"{self.model} takes 'float32'")
         if self.is_recurrent and len(self.features) != 1:
             self.refuse("features", f"{self.model} takes one number of units")

@@ -25,6 +25,7 @@ from nmnc_jax.models import (
     RowReader,
     VisionTransformer,
     resnet18,
+    resnet20,
     resnet50,
 )
 
@@ -39,6 +40,7 @@ def build_model(config: Config, outputs: int) -> nn.Module:
         "vit": lambda: VisionTransformer(features[0], len(features), chosen.patch, outputs),
         "alexnet": lambda: AlexNet(outputs, dtype),
         "resnet18": lambda: resnet18(outputs, dtype=dtype),
+        "resnet20": lambda: resnet20(outputs, dtype=dtype),
         "resnet50": lambda: resnet50(outputs, dtype=dtype),
         "leaky": lambda: RowReader(LeakyRNN(features[0], outputs, chosen.leak, noise=chosen.noise)),
         "gru": lambda: RowReader(GRU(features[0], outputs)),

@@ -4,7 +4,7 @@ from nmnc_jax.models.alexnet import AlexNet
 from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
 from nmnc_jax.models.recurrent import GRU, LeakyRNN, RowReader
-from nmnc_jax.models.resnet import ResNet, resnet18, resnet50
+from nmnc_jax.models.resnet import ResNet, resnet18, resnet20, resnet50
 from nmnc_jax.models.transformer import CausalTransformer, VisionTransformer
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "RowReader",
     "VisionTransformer",
     "resnet18",
+    "resnet20",
     "resnet50",
 ]

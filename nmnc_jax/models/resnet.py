@@ -11,7 +11,7 @@ from nmnc_jax.types import Array, DType
 
 
 class ResNet(nn.Module):
-    """A residual network for large images; taps stem, block0, block1, ...
+    """A residual network; taps stem, block0, block1, ...
 
     Group normalisation keeps the examples of a batch apart, as estimators need: a perturbation of
     one changes no other's output.
@@ -23,9 +23,12 @@ class ResNet(nn.Module):
         width: channels of the first stage, a multiple of `groups`.
         groups: groups of each GroupNorm.
         dtype: of the computation; parameters and outputs are float32.
+        small_images: whether the stem is a 3x3 convolution at full resolution, as for CIFAR-10, in
+            the place of a 7x7 convolution of stride 2 and max pooling.
 
     Source:
-        He et al. 2016 (arXiv 1512.03385); Wu and He 2018 (arXiv 1803.08494) for GroupNorm.
+        He et al. 2016 (arXiv 1512.03385), sections 4.1 and 4.2; Wu and He 2018 (arXiv 1803.08494)
+        for GroupNorm.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -43,6 +46,7 @@ class ResNet(nn.Module):
     width: int = 64
     groups: int = 32
     dtype: DType = jnp.float32
+    small_images: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
@@ -67,11 +71,14 @@ class ResNet(nn.Module):
                 x = norm(name=f"{name}_shortcut_norm")(x)
             return nn.relu(x + y)
 
-        x = convolution(self.width, (7, 7), strides=2, padding=3, name="stem")(
-            inputs.astype(self.dtype)
-        )
+        side, stride = (3, 1) if self.small_images else (7, 2)
+        x = convolution(
+            self.width, (side, side), strides=stride, padding=side // 2, name="stem"
+        )(inputs.astype(self.dtype))  # fmt: skip
         x = nn.relu(norm(name="stem_norm")(x))
-        x = tap("stem", nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME"))
+        if not self.small_images:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        x = tap("stem", x)
         number = 0
         for stage, count in enumerate(self.blocks):
             for place in range(count):
@@ -91,3 +98,11 @@ def resnet18(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
 def resnet50(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
     """ResNet-50: sixteen bottleneck blocks."""
     return ResNet((3, 4, 6, 3), bottleneck=True, outputs=outputs, dtype=dtype)
+
+
+def resnet20(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
+    """ResNet-20 for small images, as CIFAR-10's: three stages of 16, 32 and 64 channels."""
+    return ResNet(
+        (3, 3, 3), bottleneck=False, outputs=outputs, width=16, groups=8, dtype=dtype,
+        small_images=True,
+    )  # fmt: skip
