@@ -23,6 +23,7 @@ from experiments.planning.compiled import (
     TooLarge,
     collectives,
     compile_cost,
+    operations,
     size_of,
 )
 from experiments.planning.programs import NOTHING, Plan
@@ -66,6 +67,16 @@ def test_collectives_are_counted_by_kind_and_bytes(kind, size):
     assert isinstance(cost, Cost)
     assert cost.collective_bytes == {kind: 4 * size}
     assert cost.argument_bytes == 4 * 64 * 16 // 8
+
+
+def test_operations_are_the_same_before_and_after_compilation():
+    """On GPUs they are counted before."""
+    program = divided_program("all-reduce")
+    lowered = program.function.lower(*program.arguments)
+    compiled = lowered.compile()
+    of_gpu, of_others = (operations(lowered, compiled, 8, on_gpu=gpu) for gpu in (True, False))
+    product = 2 * 64 * 16 * 16 / 8
+    np.testing.assert_allclose([of_gpu, of_others], product, rtol=0.1)
 
 
 def test_collectives_in_two_parts_and_of_tuples_count_once():
