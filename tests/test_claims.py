@@ -14,6 +14,7 @@ from experiments.claims import (
     accuracy,
     dimensionality,
     efficiency,
+    protocol,
     recurrent,
     staleness,
     study,
@@ -25,6 +26,7 @@ from experiments.claims.verdicts import judge
 from experiments.configs import load_config
 from experiments.data import load
 from experiments.errors import Diverged, UserError
+from experiments.methods import TABLE
 from tests.test_similarity import archive
 
 SHORT = [
@@ -130,7 +132,13 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(recurrent, "TASKS", ("flip_flop",))
     monkeypatch.setattr(recurrent, "PROBES", (4,))
     monkeypatch.setattr(recurrent, "SIZES", (16,))
+    monkeypatch.setattr(protocol, "REFRESHES", (2,))
+    monkeypatch.setattr(protocol, "RANKS", (4,))
+    few = {method: TABLE[method] for method in ("backprop", "vnc", "nmnc", "one_step")}
+    monkeypatch.setattr(protocol, "TABLE", few)
     short = SHORT_TRIALS if name == "recurrent" else SHORT
+    if name == "protocol":
+        short = [*short, "--train-images", "300", "--rank", "4", "--update-every", "2"]
     out = tmp_path / "claim"
     seeds = ["--seeds", "2" if name == "efficiency" else "1"]
     if name == "similarity":

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import embedded
+from experiments.configs import load_config
+from experiments.data import embedded, load_in_memory
 from experiments.data.characters import ALPHABET, load_characters
 from experiments.data.embedded import load_embedded
 from experiments.errors import UserError
@@ -26,6 +27,21 @@ def test_sets_are_whole_and_standardised(name, shape, examples):
     assert set(loaded.train_targets) == set(loaded.test_targets) == set(range(10))
     np.testing.assert_allclose(loaded.train_inputs.mean(), 0, atol=1e-3)
     np.testing.assert_allclose(loaded.train_inputs.std(), 1, atol=1e-3)
+
+
+def test_some_training_images_are_always_the_same_and_of_all_classes():
+    config = load_config("digits")
+    whole, some, again = (
+        load_in_memory(config.replace(train_images=count)) for count in (None, 300, 300)
+    )
+    assert some.train_size == 300
+    assert set(some.train_targets) == set(range(10))
+    np.testing.assert_array_equal(some.train_inputs, again.train_inputs)
+    np.testing.assert_array_equal(some.test_inputs, whole.test_inputs)
+    with pytest.raises(UserError, match="train_images is 5000; there are 1437"):
+        load_in_memory(config.replace(train_images=5000))
+    with pytest.raises(UserError, match="train_images is 5; characters takes none"):
+        load_config("characters").replace(train_images=5)
 
 
 @pytest.mark.parametrize("name", ["digits", "photos"])

@@ -35,6 +35,9 @@ class Data(Section):
     """photos only: "hard" removes colour, brightness and contrast as cues."""
     validation: bool = False
     """Test on a part held out of the training set instead of the test set: to choose settings."""
+    train_images: int | None = None
+    """Sets of images in memory only: training images that are used, chosen at random but always
+    alike; without, all."""
     augment: bool = False
     """photos, folder and cifar10 only: shift training images by up to an eighth of their side and
     mirror half of them, at random. imagenet2012 is always cropped and mirrored."""
@@ -59,7 +62,9 @@ class Data(Section):
         Raises:
             UserError: naming the field, what it got and what it takes.
         """
-        self.counts("image_size", "time_steps")
+        self.counts("image_size", "time_steps", "train_images")
+        if self.train_images and (self.is_task or self.data in ("characters", "imagenet2012")):
+            self.refuse("train_images", f"{self.data} takes none")
         if self.variant == "hard" and self.data != "photos":
             raise UserError(f"variant is 'hard' with data {self.data!r}; only photos has one")
         if bool(self.data_path) != (self.data == "folder"):

@@ -7,7 +7,7 @@ from experiments.data.catalogue import load_cifar10
 from experiments.data.characters import load_characters
 from experiments.data.dataset import Dataset, Examples, batches
 from experiments.data.embedded import load_embedded
-from experiments.data.in_memory import InMemory
+from experiments.data.in_memory import InMemory, some_images
 from experiments.data.tasks import TASKS, Trials
 from experiments.errors import UserError
 from experiments.files import expanded
@@ -48,7 +48,10 @@ def load(config: Config) -> Dataset:
 
 def load_in_memory(config: Config) -> InMemory:
     """Loads one of the sets that fit into memory: all but imagenet2012; otherwise as `load`."""
-    return _in_memory(config.data)._replace(augment=config.data.augment)
+    data = _in_memory(config.data)
+    if config.data.train_images is not None:
+        data = some_images(data, config.data.train_images)
+    return data._replace(augment=config.data.augment)
 
 
 def _in_memory(data: Data) -> InMemory:

@@ -108,6 +108,19 @@ def held_out(train: Examples) -> tuple[Examples, Examples]:
     return kept, rest
 
 
+def some_images(data: InMemory, count: int) -> InMemory:
+    """Takes a number of the training images, at random but always alike, standardised as all are.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    if count > data.train_size:
+        raise UserError(f"train_images is {count}; there are {data.train_size}")
+    chosen = np.random.default_rng(0).permutation(data.train_size)[:count]
+    inputs, targets = data.train_examples(chosen)
+    return data._replace(train_inputs=inputs, train_targets=targets)
+
+
 def standardised(
     train: Examples, test: Examples, classes: int, *, each_channel: bool, white: float
 ) -> InMemory:

@@ -1,0 +1,148 @@
+"""Every method at the protocol of the paper's group, whose study has VNC and NMNC as baselines.
+
+KempnerInstitute/conditioned-dfa trains a dense network of 1,024 and 512 units on 12,000 images of
+CIFAR-10 for 12 epochs by SGD, with feedback averaged at .8 and refreshed every 1, 20, 100 or 500
+steps, and the manifold, of rank 16, 32 or 64, every 20 steps on 1,024 samples. Here each update of
+the manifold takes the step's 128 images, of which 1,024 count. The images: `--data cifar10`, or
+`--data folder --data-path PATH`.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.analysis.statistics import student_interval
+from experiments.claims.study import Row, Study, band, trained
+from experiments.claims.verdicts import Verdict, judge
+from experiments.methods import COLOURS, TABLE
+
+EPOCHS, IMAGES, BATCH = 12, 12_000, 128
+DEFAULTS: dict[str, Any] = {
+    "data": "cifar10",
+    "train_images": IMAGES,
+    "model": "mlp",
+    "features": (1024, 512),
+    "strides": (),
+    "optimiser": "sgd",
+    "learning_rate": 0.04,
+    "schedule": "constant",
+    "batch": BATCH,
+    "steps": EPOCHS * IMAGES // BATCH,
+    "log_every": EPOCHS * IMAGES // BATCH,
+    "kind": "orthogonal",
+    "feedback_decay": 0.8,
+    "update_every": 20,
+    "rank": 64,
+    "basis_batch": 1024,
+    "basis_update_every": 20,
+    # The weights of all batches add up to 1,024 images.
+    "basis_decay": 1 - BATCH / 1024,
+    "alignment_batch": 512,
+}
+REFRESHES = (1, 20, 100, 500)
+RANKS = (16, 32, 64)
+REFRESHED = ("vnc", "nmnc")
+"""Methods that are trained at every refresh interval; the others at 20 steps."""
+
+
+def one_setting(study: Study, method: str, rank: int, refresh: int) -> list[Row]:
+    """Every seed of a method at one rank and refresh interval."""
+    config = study.config.replace(estimator=method, rank=rank, update_every=refresh)
+    rows = trained(study, config)
+    angles = [np.degrees(np.arccos(row.get("credit_alignment", np.nan))) for row in rows]
+    setting = {"method": method, "rank": rank, "refresh": refresh}
+    return [
+        {**setting, "credit_angle": None if np.isnan(angle) else float(angle), **row}
+        for row, angle in zip(rows, angles, strict=True)
+    ]
+
+
+def chosen(rows: list[Row], method: str, rank: int, refresh: int) -> list[Row]:
+    """The rows of one setting."""
+    return [
+        row
+        for row in rows
+        if (row["method"], row["rank"], row["refresh"]) == (method, rank, refresh)
+    ]
+
+
+def judged(study: Study, rows: list[Row]) -> list[Verdict]:
+    """Whether the manifold is of use, at each refresh interval."""
+    rank = study.config.method.rank
+
+    def accuracy(method: str, refresh: int) -> np.ndarray:
+        return np.array([row["test_accuracy"] for row in chosen(rows, method, rank, refresh)])
+
+    return [
+        judge(
+            f"with feedback refreshed every {refresh} steps nmnc learns more",
+            f"test accuracy of nmnc, rank {rank}, less that of vnc",
+            accuracy("nmnc", refresh) - accuracy("vnc", refresh),
+        )
+        for refresh in REFRESHES
+    ]
+
+
+def _over_refreshes(panel: Axes, rows: list[Row], column: str, title: str, rank: int) -> None:
+    for method, some_rank in [("vnc", rank), *(("nmnc", rank) for rank in RANKS)]:
+        some = [row for row in rows if (row["method"], row["rank"]) == (method, some_rank)]
+        name = f"nmnc, rank {some_rank}" if method == "nmnc" else method
+        band(panel, some, "refresh", column, colour=COLOURS[method], label=name)
+        if method == "nmnc":
+            panel.lines[-1].set_linestyle({16: ":", 32: "--", 64: "-"}.get(some_rank, "-"))
+    panel.set(title=title, xlabel="steps between two refreshes of the feedback", xscale="log")
+    panel.set_xticks(REFRESHES, [str(refresh) for refresh in REFRESHES])
+
+
+def draw(study: Study, rows: list[Row], others: list[str]) -> Figure:
+    """Accuracy and angle over the refresh interval, and the accuracy of every method."""
+    rank, refresh = study.config.method.rank, study.config.method.update_every
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    accuracy, angle, bars = figure.subplots(1, 3)
+    _over_refreshes(accuracy, rows, "test_accuracy", "test accuracy", rank)
+    _over_refreshes(angle, rows, "credit_angle", "angle between credit and exact credit", rank)
+    angle.set_ylabel("degrees, mean over taps")
+    exact = [row["test_accuracy"] for row in rows if row["method"] == "backprop"]
+    accuracy.axhline(np.mean(exact), color=COLOURS["backprop"], label="backprop")
+    accuracy.axhline(study.data.chance, color="gray", linestyle=":", label="chance")
+    accuracy.legend(frameon=False)
+    names = [*others, *REFRESHED]
+    ends = np.array(
+        [
+            student_interval(
+                np.array([row["test_accuracy"] for row in chosen(rows, name, rank, refresh)])
+            )
+            for name in names
+        ]
+    )
+    order = np.argsort(-ends[:, 0])
+    spread = np.abs(ends[:, 1:] - ends[:, :1]).T if len(study.seeds) > 1 else None
+    for place, at in enumerate(order):
+        width = None if spread is None else spread[:, at : at + 1]
+        bars.barh(place, ends[at, 0], xerr=width, color=COLOURS[names[at]])
+    bars.set_yticks(range(len(names)), [names[at] for at in order])
+    bars.axvline(study.data.chance, color="gray", linestyle=":")
+    bars.set(title=f"every method, refreshed every {refresh} steps", xlabel="test accuracy")
+    bars.invert_yaxis()
+    figure.suptitle(f"{study.data_name}, {study.config.run.steps} steps: mean and 95 % interval of "
+                    f"{len(study.seeds)} seeds")  # fmt: skip
+    return figure
+
+
+def main(study: Study) -> None:
+    """Measures, judges and draws."""
+    rank, refresh = study.config.method.rank, study.config.method.update_every
+    others = [name for name in TABLE if name not in REFRESHED and not TABLE[name].recurrent]
+    settings = [
+        *(("vnc", rank, some) for some in REFRESHES),
+        *(("nmnc", some_rank, some) for some_rank in RANKS for some in REFRESHES),
+        *((name, rank, refresh) for name in others),
+    ]
+    rows: list[Row] = []
+    for method, some_rank, some in settings:
+        name = f"{method}-rank{some_rank}-refresh{some}"
+        rows += study.part(name, partial(one_setting, study, method, some_rank, some))
+    study.finish("protocol", rows, judged(study, rows), draw(study, rows, others))
