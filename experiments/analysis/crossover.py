@@ -19,10 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.analysis.tables import where
 from experiments.configuration import Config
 from experiments.data import InMemory, batches
+from experiments.methods import COLOURS
 from experiments.training.loop import through_training
 from experiments.training.network import build_model
 from nmnc_jax import Probe, Subspace, isotropic, learned_feedback, noise_correlation, pca
@@ -125,20 +128,20 @@ def draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
     """Measured against predicted cosines, and NMNC's lead against the predicted crossover."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     law, lead = figure.subplots(1, 2)
-    for method, colour in (("vnc", "tab:blue"), ("nmnc", "tab:red")):
-        law.scatter([row[f"{method}_predicted"] for row in rows], [row[method] for row in rows],
-                    s=12, color=colour, alpha=0.6, label=method)  # fmt: skip
+    table = pd.DataFrame(rows)
+    for method in ("vnc", "nmnc"):
+        law.scatter(table[f"{method}_predicted"], table[method], s=12, color=COLOURS[method],
+                    alpha=0.6, label=method)  # fmt: skip
     law.plot([0, 1], [0, 1], color="gray", linewidth=1)
     law.set(title="one step's feedback against the exact Jacobian",
             xlabel="cosine predicted by the law", ylabel="cosine measured")  # fmt: skip
     law.legend(frameon=False)
-    counts = sorted({row["probes"] for row in rows})
+    counts = sorted(table["probes"].unique())
     for place, probes in enumerate(counts):
-        some = [row for row in rows if row["probes"] == probes]
+        some = where(table, probes=probes)
         shade = 0.25 + 0.65 * place / max(len(counts) - 1, 1)
-        lead.scatter([row["share"] / row["crossover"] for row in some],
-                     [row["nmnc"] - row["vnc"] for row in some],
-                     s=14, color=(1 - shade, 0.2, shade), label=f"N = {probes}")  # fmt: skip
+        lead.scatter(some["share"] / some["crossover"], some["nmnc"] - some["vnc"], s=14,
+                     color=(1 - shade, 0.2, shade), label=f"N = {probes}")  # fmt: skip
     lead.axhline(0, color="gray", linewidth=1)
     lead.axvline(1, color="gray", linewidth=1)
     lead.set(title="NMNC's lead in cosine over VNC", xscale="log", ylabel="lead",
@@ -149,28 +152,26 @@ def draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def draw_map(path: Path, rows: list[dict[str, Any]]) -> None:
     """NMNC's lead over width, tap, rank and number of probes; a dot where the law predicts it."""
-    taps = list(dict.fromkeys(row["tap"] for row in rows))
-    widths = sorted({row["width"] for row in rows})
-    ranks = sorted({row["rank"] for row in rows})
-    counts = sorted({row["probes"] for row in rows})
+    table: Any = pd.DataFrame(rows).assign(
+        lead=lambda t: t["nmnc"] - t["vnc"], law=lambda t: t["share"] - t["crossover"]
+    )
+    taps = list(table["tap"].unique())
+    widths, ranks, counts = (sorted(table[name].unique()) for name in ("width", "rank", "probes"))
     figure = Figure(figsize=(3 * len(widths) + 1, 2.1 * len(taps)), layout="constrained")
     panels = figure.subplots(len(taps), len(widths), squeeze=False, sharex=True, sharey=True)
     image = None
     for panel_row, tap in zip(panels, taps, strict=True):
         for panel, width in zip(panel_row, widths, strict=True):
-            lead = np.full((len(ranks), len(counts)), np.nan)
-            for i, rank in enumerate(ranks):
-                for j, probes in enumerate(counts):
-                    cell = [row for row in rows if (row["tap"], row["width"], row["rank"],
-                            row["probes"]) == (tap, width, rank, probes)]  # fmt: skip
-                    if not cell:
-                        continue
-                    lead[i, j] = np.mean([row["nmnc"] - row["vnc"] for row in cell])
-                    if np.mean([row["share"] - row["crossover"] for row in cell]) > 0:
-                        panel.plot(j, i, "k.", markersize=5)
+            some = where(table, tap=tap, width=width)
+            lead, law = (
+                some.pivot_table(value, "rank", "probes").reindex(index=ranks, columns=counts)
+                for value in ("lead", "law")
+            )
+            for i, j in np.argwhere(law.to_numpy() > 0):
+                panel.plot(j, i, "k.", markersize=5)
             image = panel.imshow(lead, cmap="RdBu_r", vmin=-0.6, vmax=0.6, aspect="auto",
                                  origin="lower")  # fmt: skip
-            units = next(r["units"] for r in rows if (r["tap"], r["width"]) == (tap, width))
+            units = some["units"].iloc[0]
             panel.set_title(f"{tap}, width {width:g} (n = {units})", fontsize=9)
             panel.set_xticks(range(len(counts)), counts)
             panel.set_yticks(range(len(ranks)), ranks)

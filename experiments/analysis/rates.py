@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.analysis.alignment import cumulative_share
 from experiments.analysis.dimensionality import measure
+from experiments.analysis.tables import where
 from experiments.configuration import Config
 from experiments.methods import COLOURS, Setting, build_estimator
 from experiments.training.loop import through_training
@@ -115,14 +116,13 @@ def draw_rates(
     sizes = sorted({row["units"] for row in measured})
     for place, task in enumerate(dict.fromkeys(row["task"] for row in measured)):
         for column, style in (("participation_ratio", "o-"), ("components_95", "s--")):
-            values = [next(row[column] for row in measured
-                           if (row["task"], row["units"]) == (task, n)) for n in sizes]  # fmt: skip
+            values = where(measured, task=task).groupby("units")[column].first()
             told = "participation ratio" if style == "o-" else "95 % of variance"
             dimension.plot(sizes, values, style, label=f"{task}, {told}",
                            color=f"C{place}", markersize=4)  # fmt: skip
-        some = [row for row in measured if (row["task"], row["units"]) == (task, sizes[0])]
-        share.plot([row["dimension"] for row in some], [row["share"] for row in some], "o-",
-                   markersize=4, label=task, color=f"C{place}")  # fmt: skip
+        some = where(measured, task=task, units=sizes[0])
+        share.plot(some["dimension"], some["share"], "o-", markersize=4, label=task,
+                   color=f"C{place}")  # fmt: skip
     ranks = np.arange(1, sizes[0] + 1)
     share.plot(ranks, ranks / sizes[0], "k:", label="d/n")
     for panel in (dimension, share):
@@ -136,10 +136,9 @@ def draw_rates(
     share.set(xlabel="d", ylabel="share")
     noise = figure.add_subplot(1, 4, 4)
     for method in dict.fromkeys(row["method"] for row in noises):
-        some = [row for row in noises if row["method"] == method]
+        some = where(noises, method=method)
         for column, style in (("radius", "o-"), ("law", ":")):
-            noise.plot([row["units"] for row in some], [row[column] for row in some], style,
-                       markersize=4, color=COLOURS[method],
+            noise.plot(some["units"], some[column], style, markersize=4, color=COLOURS[method],
                        label=method if column == "radius" else "law")  # fmt: skip
     noise.axhline(1, color="gray", linewidth=1, label="the weights' own")
     noise.set_xscale("log", base=2)

@@ -1,10 +1,18 @@
-"""Tables: rows as CSV."""
+"""Tables: rows chosen by the values of their columns, and written as CSV."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+
+def where(rows: Any, **wanted: Any) -> Any:
+    """Returns the rows whose columns have these values, as a `pandas.DataFrame`."""
+    table = pd.DataFrame(rows)
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]], form: str | None = None) -> None:

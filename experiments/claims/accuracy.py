@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band
 from experiments.claims.verdicts import Verdict, judge
 from experiments.configuration import Config
@@ -113,12 +114,8 @@ def one_method(study: Study, method: str, chosen: Row) -> list[Row]:
 
 def final(study: Study, rows: list[Row], method: str) -> np.ndarray:
     """Test accuracy at the end, for each seed."""
-    last = {
-        row["seed"]: row["test_accuracy"]
-        for row in rows
-        if (row["method"], row["step"]) == (method, study.config.run.steps)
-    }
-    return np.array([last[seed] for seed in study.seeds])
+    ends = where(rows, method=method, step=study.config.run.steps)
+    return ends.sort_values("seed")["test_accuracy"].to_numpy()
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
@@ -145,7 +142,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     curves, costs, bars = figure.subplots(1, 3)
     for place, method in enumerate(METHODS):
-        some = [row for row in rows if row["method"] == method]
+        some = where(rows, method=method)
         ends = band(curves, some, "step", "test_accuracy", colour=COLOURS[method], label=method)
         band(costs, some, "passes", "test_accuracy", colour=COLOURS[method], label=method)
         mean, low, high = ends[-1]

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.analysis.alignment import measure
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study
 from experiments.claims.verdicts import Verdict, judge
 from experiments.training.loop import through_training
@@ -39,18 +41,17 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     """The statements at the configuration's rank, over the taps that are wider than it."""
     rank, last = study.config.method.rank, study.config.run.steps
 
-    def mean_over_taps(column: str, labels: str, step: int, seed: int) -> float:
-        values = [
-            np.log2(row[column])
-            for row in rows
-            if (row["labels"], row["step"], row["seed"]) == (labels, step, seed)
-            and row["dimension"] == rank < row["units"]
-        ]
-        # NaN where a tap is silenced: the mean of others is no match for that of all.
-        return float(np.mean(values))
+    at_rank = where(rows, dimension=rank)
+    wide = at_rank[at_rank["units"] > rank]
 
-    def difference(left: tuple[str, str, int], right: tuple[str, str, int]) -> list[float]:
-        return [mean_over_taps(*left, seed) - mean_over_taps(*right, seed) for seed in study.seeds]
+    def mean_over_taps(column: str, labels: str, step: int) -> Any:
+        some = where(wide, labels=labels, step=step)
+        by_tap = np.log2(some.pivot(index="seed", columns="tap", values=column))
+        # NaN where a tap is silenced: the mean of others is no match for that of all.
+        return by_tap.mean(axis=1, skipna=False)
+
+    def difference(left: tuple[str, str, int], right: tuple[str, str, int]) -> Any:
+        return mean_over_taps(*left) - mean_over_taps(*right)
 
     trained = ("share", "true", last)
     return [
@@ -81,7 +82,8 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def draw(study: Study, rows: list[Row]) -> Figure:
     """Share over d at each tap."""
-    taps = list(dict.fromkeys(row["tap"] for row in rows))
+    table = pd.DataFrame(rows)
+    taps = list(table["tap"].unique())
     figure = Figure(figsize=(3.2 * len(taps), 3.8), layout="constrained")
     panels = figure.subplots(1, len(taps), sharey=True, squeeze=False)[0]
     last = study.config.run.steps
@@ -94,18 +96,13 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     )
     for panel, tap in zip(panels, taps, strict=True):
         for label, column, labels, step, style in lines:
-            some = [row for row in rows
-                    if (row["tap"], row["labels"], row["step"]) == (tap, labels, step)]  # fmt: skip
-            dimensions = sorted({row["dimension"] for row in some})
-            values = np.array(
-                [[row[column] for row in some if row["dimension"] == d] for d in dimensions]
-            )
+            some = where(table, tap=tap, labels=labels, step=step)
             # A silenced network has no share.
-            values = values[:, np.isfinite(values).all(axis=0)]
-            if not values.size:
+            values = some.pivot(index="dimension", columns="seed", values=column).dropna(axis=1)
+            if values.empty:
                 continue
-            panel.plot(dimensions, values.mean(axis=1), label=label, **style)
-            panel.fill_between(dimensions, values.min(axis=1), values.max(axis=1),
+            panel.plot(values.index, values.mean(axis=1), label=label, **style)
+            panel.fill_between(values.index, values.min(axis=1), values.max(axis=1),
                                color=style["color"], alpha=0.2, linewidth=0)  # fmt: skip
         units = next(row["units"] for row in rows if row["tap"] == tap)
         panel.set_xscale("log", base=2)

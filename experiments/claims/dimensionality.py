@@ -10,11 +10,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.analysis.activity import fixed_images, recorder
 from experiments.analysis.dimensionality import MEASURES, measure
 from experiments.analysis.statistics import student_interval
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study
 from experiments.claims.verdicts import Verdict, judge
 from experiments.training.loop import through_training
@@ -36,8 +38,7 @@ def one_network(study: Study, width: float, seed: int) -> list[Row]:
 
 def exponent(rows: list[Row], tap: str, seed: int, measured: str) -> float:
     """Slope of log dimension over log units, for one tap and seed."""
-    some = [row for row in rows if (row["tap"], row["seed"]) == (tap, seed)]
-    units, dimensions = (np.log([row[column] for row in some]) for column in ("units", measured))
+    units, dimensions = np.log(where(rows, tap=tap, seed=seed)[["units", measured]]).to_numpy().T
     return float(np.polyfit(units, dimensions, 1)[0])
 
 
@@ -63,17 +64,16 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def draw(study: Study, rows: list[Row]) -> Figure:
     """Each measure over units, one line for each tap, with the exponent."""
-    taps = sorted({row["tap"] for row in rows})
+    table = pd.DataFrame(rows)
+    taps = sorted(table["tap"].unique())
     figure = Figure(figsize=(3.3 * len(MEASURES), 3.8), layout="constrained")
     panels = figure.subplots(1, len(MEASURES))
     for panel, (measured, told) in zip(panels, MEASURES.items(), strict=True):
         for tap in taps:
-            some = [row for row in rows if row["tap"] == tap]
-            units = sorted({row["units"] for row in some})
-            values = [[row[measured] for row in some if row["units"] == n] for n in units]
-            means = np.array([np.mean(each) for each in values])
-            ends = np.array([[min(each), max(each)] for each in values]).T
-            panel.errorbar(units, means, np.abs(ends - means), fmt="o-", capsize=2, label=tap)
+            values = where(table, tap=tap).groupby("units")[measured]
+            means, ends = values.mean(), values.agg(["min", "max"])
+            spread = np.abs(ends.to_numpy().T - means.to_numpy())
+            panel.errorbar(means.index, means, spread, fmt="o-", capsize=2, label=tap)
         mean, low, high = student_interval(exponents(study, rows, measured))
         panel.set_title(f"{told}\nexponent {mean:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
         panel.set_xscale("log", base=2)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, draw_leads, effective_probes, trained
 from experiments.claims.verdicts import Verdict, judge
 
@@ -29,9 +30,8 @@ def one_setting(study: Study, method: str, decay: float) -> list[Row]:
 
 def values(rows: list[Row], column: str, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Probes, ascending, and a column at each, of one method and seed."""
-    some = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
-    some.sort(key=lambda row: row["probes"])
-    return np.array([row["probes"] for row in some]), np.array([row[column] for row in some])
+    some = where(rows, method=method, seed=seed).sort_values("probes")
+    return some["probes"].to_numpy(), some[column].to_numpy()
 
 
 def ratio_at_equal_accuracy(rows: list[Row], seed: int) -> float:

@@ -25,6 +25,7 @@ from experiments.analysis.rates import (
     noise_of_feedback,
     trajectories,
 )
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band, trained
 from experiments.claims.verdicts import Verdict, judge
 from experiments.configuration import Config
@@ -94,15 +95,9 @@ def one_setting(
     return [{**told, **row} for row in trained(inside, config)]
 
 
-def where(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    """The rows whose columns have these values."""
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-
-
-def losses(rows: Sequence[Row], **wanted: Any) -> np.ndarray:
+def losses(rows: Any, **wanted: Any) -> np.ndarray:
     """Test loss of each seed where the columns have these values."""
-    some = sorted(where(rows, **wanted), key=lambda row: row["seed"])
-    return np.array([row["test_loss"] for row in some])
+    return where(rows, **wanted).sort_values("seed")["test_loss"].to_numpy()
 
 
 def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) -> float:
@@ -117,14 +112,14 @@ def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) ->
     return float((1 - share) * np.log2(probes[place - 1]) + share * np.log2(probes[place]))
 
 
-def probes_of(rows: Sequence[Row], **wanted: Any) -> list[int]:
+def probes_of(rows: Any, **wanted: Any) -> list[int]:
     """The numbers of probes that were measured."""
-    return sorted({row["probes"] for row in where(rows, **wanted)} - {0})
+    return sorted({*where(rows, **wanted)["probes"]} - {0})
 
 
-def ranks_of(rows: Sequence[Row], **wanted: Any) -> list[int]:
+def ranks_of(rows: Any, **wanted: Any) -> list[int]:
     """The fixed ranks of nmnc that were measured."""
-    return sorted({row["rank"] for row in where(rows, method="nmnc", **wanted)} - {CHOSEN})
+    return sorted({*where(rows, method="nmnc", **wanted)["rank"]} - {CHOSEN})
 
 
 def ratio_of_probes(rows: list[Row], task: str, units: int, rank: int | str) -> np.ndarray:
@@ -203,14 +198,14 @@ def draw(
             label = f"nmnc, rank {rank}" + (" on the run" if rank == CHOSEN else "")
             filled = rank == CHOSEN
             band(panel, some, "probes", "test_loss", colour=colour, label=label, fill=filled)
-        for method in dict.fromkeys(row["method"] for row in here if not row["probes"]):
+        for method in where(here, probes=0)["method"].unique():
             level = losses(here, method=method).mean()
             panel.axhline(level, color=COLOURS[method], linestyle="--", linewidth=1, label=method)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_yscale("log")
         # An interval may reach below zero.
-        panel.set_ylim(bottom=0.9 * min(row["test_loss"] for row in here))
+        panel.set_ylim(bottom=0.9 * here["test_loss"].min())
         panel.yaxis.set_major_formatter("{x:g}")
         low, high = panel.get_ylim()
         panel.yaxis.set_minor_formatter("{x:g}" if high < 5 * low else NullFormatter())

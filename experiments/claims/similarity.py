@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.analysis import similarity
 from experiments.analysis.activity import recorder
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band
 from experiments.claims.verdicts import Verdict, judge, judge_resampled
 from experiments.data.neural import Neural, load_neural
@@ -102,10 +103,9 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     kinds = dict.fromkeys((row["recording"], row["metric"]) for row in rows)
 
     def mean_over_taps(rule: str, seed: int, kind: tuple[str, str], column: str) -> np.ndarray:
-        some = [row[column] for row in rows
-                if (row["rule"], row["seed"]) == (rule, seed)
-                and (row["recording"], row["metric"]) == kind]  # fmt: skip
-        return np.mean(some, axis=0)
+        recording, metric = kind
+        some = where(rows, rule=rule, seed=seed, recording=recording, metric=metric)
+        return np.mean(some[column].tolist(), axis=0)
 
     for kind in kinds:
         recording, metric = kind
@@ -138,16 +138,14 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     for panel in panels[len(kinds) :]:
         panel.axis("off")
     for panel, (recording, metric) in zip(panels, kinds, strict=False):
-        some = [row for row in rows if (row["recording"], row["metric"]) == (recording, metric)]
+        some = where(rows, recording=recording, metric=metric)
         for rule in (*RULES, UNTRAINED):
-            points = [{"at": taps.index(row["tap"]), "value": row["value"]}
-                      for row in some if row["rule"] == rule]  # fmt: skip
+            points = where(some, rule=rule).assign(at=lambda table: table["tap"].map(taps.index))
             colour = COLOURS.get(rule, PLAIN.get(rule, ""))
             band(panel, points, "at", "value", colour=colour, label=rule)
         for rule, style in (("pixels", ":"), ("ceiling", "--")):
-            for row in some:
-                if row["rule"] == rule:
-                    panel.axhline(row["value"], color="gray", linestyle=style, label=rule)
+            for value in where(some, rule=rule)["value"]:
+                panel.axhline(value, color="gray", linestyle=style, label=rule)
         panel.set_xticks(range(len(taps)), taps)
         panel.set_title(f"{recording}: {metric}", fontsize=9)
         panel.set_ylabel("alignment" if metric == "cka" else "correlation", fontsize=8)

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band, trained
 from experiments.claims.verdicts import Verdict, judge
 from experiments.methods import COLOURS
@@ -46,17 +48,15 @@ def one_size(study: Study, sigma: float) -> list[Row]:
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     """A moving basis, its rotation, and the size of noise."""
-    found = {
-        (row["method"], row["refresh"], row["decay"], row["sigma"], row["seed"]): row
-        for row in rows
-    }
+    setting = ["method", "refresh", "decay", "sigma", "seed"]
+    found: Any = pd.DataFrame(rows).set_index(setting).sort_index()
     refreshes = sorted({row["refresh"] for row in rows if not row["sigma"]})
     decays = sorted({row["decay"] for row in rows if not row["sigma"]})
     sigmas = sorted({row["sigma"] for row in rows if row["sigma"]})
     often, never, slow = refreshes[0], refreshes[-1], decays[-1]
 
     def value(column: str, *setting: Any) -> np.ndarray:
-        return np.array([found[(*setting, seed)][column] for seed in study.seeds])
+        return found.loc[setting, column].to_numpy()
 
     def over_decays(function: Callable[[float], np.ndarray]) -> np.ndarray:
         return np.mean([function(decay) for decay in decays], axis=0)
@@ -89,26 +89,19 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     ]  # fmt: skip
 
 
-def _map(panel: Axes, study: Study, rows: list[Row], column: str, title: str) -> None:
+def _map(panel: Axes, study: Study, rows: Any, column: str, title: str) -> None:
     """A map of means over seeds: refresh interval by decay."""
-    refreshes = sorted({row["refresh"] for row in rows})
-    decays = sorted({row["decay"] for row in rows})
-    means = np.array(
-        [
-            [np.mean([row[column] for row in rows if (row["refresh"], row["decay"]) == (r, d)])
-             for d in decays]
-            for r in refreshes
-        ]
-    )  # fmt: skip
+    table = pd.DataFrame(rows).pivot_table(column, "refresh", "decay")
+    means = table.to_numpy()
     panel.imshow(means, cmap="viridis", aspect="auto")
     middle = (means.min() + means.max()) / 2
     for place in np.ndindex(means.shape):
         colour = "white" if means[place] < middle else "black"
         panel.text(place[1], place[0], f"{means[place]:.3f}", ha="center", va="center",
                    color=colour)  # fmt: skip
-    panel.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
-    names = ["never" if r >= study.config.run.steps else str(r) for r in refreshes]
-    panel.set_yticks(range(len(refreshes)), names)
+    panel.set_xticks(range(means.shape[1]), [f"{decay:g}" for decay in table.columns])
+    names = ["never" if r >= study.config.run.steps else str(r) for r in table.index]
+    panel.set_yticks(range(len(names)), names)
     panel.set_title(title, fontsize=10)
 
 
@@ -121,7 +114,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     columns = {"test_accuracy": "test accuracy", "credit_alignment": "credit alignment"}
     for line, (column, told) in zip(panels, columns.items(), strict=True):
         for panel, method in zip(line, ("nmnc", "nmnc_unrotated"), strict=False):
-            some = [row for row in exact if row["method"] == method]
+            some = where(exact, method=method)
             turned = "turns with the basis" if method == "nmnc" else "does not turn"
             _map(panel, study, some, column, f"{told}, feedback {turned}")
         band(line[2], sized, "sigma", column, colour=COLOURS["nmnc"], label="nmnc")

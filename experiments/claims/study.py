@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.analysis.statistics import student_interval
-from experiments.analysis.tables import write_table
+from experiments.analysis.tables import where, write_table
 from experiments.claims.verdicts import Verdict
 from experiments.configuration import Config
 from experiments.errors import Diverged
@@ -44,17 +45,16 @@ class Options:
 
 
 def band(
-    panel: Axes, rows: list[Row], x: str, y: str, *, colour: str, label: str, fill: bool = True
+    panel: Axes, rows: Any, x: str, y: str, *, colour: str, label: str, fill: bool = True
 ) -> np.ndarray:
     """Draws one column over another: mean and, filled, 95 % interval of the rows at each place.
 
     Returns:
         Mean, low and high at each place, [places, 3].
     """
-    places = sorted({row[x] for row in rows})
-    ends = np.array(
-        [student_interval(np.array([row[y] for row in rows if row[x] == at])) for at in places]
-    )
+    groups = list(pd.DataFrame(rows).groupby(x)[y])
+    places: Any = [at for at, _ in groups]
+    ends = np.array([student_interval(values.to_numpy()) for _, values in groups])
     panel.plot(places, ends[:, 0], "o-", markersize=3, color=colour, label=label)
     if fill and np.isfinite(ends).all():
         panel.fill_between(places, ends[:, 1], ends[:, 2], color=colour, alpha=0.2, linewidth=0)
@@ -156,7 +156,7 @@ def draw_leads(panels: Sequence[Axes], rows: list[Row], x: str, label: str) -> N
     }
     for panel, (column, title) in zip(panels, columns.items(), strict=True):
         for method in ("nmnc", "vnc"):
-            some = [row for row in rows if row["method"] == method]
+            some = where(rows, method=method)
             band(panel, some, x, column, colour=COLOURS[method], label=method)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.analysis import crossover
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, draw_leads, effective_probes, trained
 from experiments.claims.verdicts import Verdict, judge
 
@@ -43,34 +45,33 @@ def one_network(study: Study, width: float, seed: int) -> list[Row]:
     return [{"method": "law", "width": width, "seed": seed, **row} for row in rows]
 
 
+def leads(rows: list[Row], column: str) -> Any:
+    """Nmnc's lead over vnc in a column: a table of width by seed."""
+    table: Any = pd.DataFrame(rows).pivot(index="width", columns=["method", "seed"], values=column)
+    return table["nmnc"] - table["vnc"]
+
+
 def slope(rows: list[Row], column: str, seed: int) -> float:
     """Growth of nmnc's lead over vnc in a column, for each doubling of the width."""
-    widths = sorted({row["width"] for row in rows})
-    found = {(row["method"], row["width"]): row[column] for row in rows if row["seed"] == seed}
-    leads = [found["nmnc", width] - found["vnc", width] for width in widths]
-    return float(np.polyfit(np.log2(widths), leads, 1)[0])
+    found = leads(rows, column)[seed]
+    return float(np.polyfit(np.log2(found.index.to_numpy()), found.to_numpy(), 1)[0])
 
 
 def agreement(rows: list[Row], seed: int, bound: str) -> float:
     """Share of one seed's points at which alpha above a bound tells which method leads."""
-    some = [row for row in rows if row["seed"] == seed]
-    lines = {"d/n": [row["rank"] / row["units"] for row in some],
-             "crossover": [row["crossover"] for row in some]}  # fmt: skip
-    return float(np.mean([(row["share"] > line) == (row["nmnc"] > row["vnc"])
-                          for row, line in zip(some, lines[bound], strict=True)]))  # fmt: skip
+    some = where(rows, seed=seed)
+    line = some["rank"] / some["units"] if bound == "d/n" else some["crossover"]
+    return float(((some["share"] > line) == (some["nmnc"] > some["vnc"])).mean())
 
 
 def judged(study: Study, rows: list[Row], law: list[Row]) -> list[Verdict]:
     """The lead at the widest, its growth, and the law."""
     widest = max(row["width"] for row in rows)
-    final = {
-        (row["method"], row["seed"]): row["test_accuracy"] for row in rows if row["width"] == widest
-    }
     return [
         judge(
             f"at {widest:g} times the width nmnc learns more",
             "test accuracy of nmnc less that of vnc",
-            [final["nmnc", seed] - final["vnc", seed] for seed in study.seeds],
+            leads(rows, "test_accuracy").loc[widest],
         ),
         judge(
             "nmnc's lead in accuracy grows with width",
