@@ -12,6 +12,7 @@ import jax
 import tyro
 
 from experiments.configs import config_names, load_config
+from experiments.configuration import Config
 from experiments.errors import Stopped, UserError, in_one_line
 from experiments.machine import keep_memory
 from experiments.methods import TABLE
@@ -43,14 +44,27 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
         prog=f"python -m {command} {name if named else 'CONFIG'}",
         description=(
             f"CONFIG is one of {', '.join(names)}. The defaults shown are those of {name}.\n\n"
-            + "Methods:\n\n"
+            + "Methods:\n"
             + "\n".join(f"- {method}: {entry.told}" for method, entry in TABLE.items())
         ),
         return_unknown_args=True,
     )
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}; --help lists the fields")
+    check_features(defaults.config, parsed.config, arguments)
     return parsed
+
+
+def check_features(default: Config, config: Config, arguments: Sequence[str]) -> None:
+    """Refuses another architecture with the features of that which the defaults have.
+
+    Raises:
+        UserError: naming them and both.
+    """
+    before, model = default.model, config.model
+    named = any(argument.partition("=")[0] == "--features" for argument in arguments)
+    if model.name != before.name and model.features and not named:
+        model.refuse("features", f"they are {before.name}'s, and {model.name} takes --features")
 
 
 def take(options: Callable[..., Options], arguments: Sequence[str], **settings: Any) -> Any:

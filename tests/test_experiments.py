@@ -156,6 +156,7 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
             ["digits", "--model", "transformer", "--features", "8"],
             "digits takes a network of other inputs",
         ),
+        (["photos", "--model", "mlp"], "they are conv's, and mlp takes --features"),
         (["digits", "--batch", "5000"], "batch is 5000; the training set takes at most"),
     ],
 )
