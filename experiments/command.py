@@ -45,7 +45,7 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
         description=(
             f"CONFIG is one of {', '.join(names)}. The defaults shown are those of {name}.\n\n"
             + "Methods:\n"
-            + "\n".join(f"- {method}: {entry.told}" for method, entry in TABLE.items())
+            + "\n".join(f"- {method}: {entry.summary}" for method, entry in TABLE.items())
         ),
         return_unknown_args=True,
     )
@@ -81,15 +81,17 @@ def take(options: Callable[..., Options], arguments: Sequence[str], **settings: 
     Raises:
         UserError: if an option is unknown, missing or takes another value.
     """
-    told = io.StringIO()
+    written = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(written):
             return tyro.cli(options, args=list(arguments), **settings)
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
         # A box: the message, a rule, and what else may help.
-        lines = [line.strip("│ ") for line in told.getvalue().splitlines() if line[:1] not in "╭╰"]
+        lines = [
+            line.strip("│ ") for line in written.getvalue().splitlines() if line[:1] not in "╭╰"
+        ]
         message = itertools.takewhile(lambda line: not line.startswith("──"), lines)
         raise UserError(" ".join(message)) from None
 

@@ -22,7 +22,7 @@ except ImportError:  # Not on Windows.
 
 @contextlib.contextmanager
 def output_directory(out: Path | None, name: str, *, occupied: bool = False) -> Iterator[Path]:
-    """Makes an output directory; without one given, a new one of its own below ``runs/``.
+    """Makes an output directory; without one given, a new one below ``runs/``.
 
     A mistake that is found before anything was measured leaves none.
 
@@ -79,7 +79,7 @@ def _alone_in(out: Path) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(
-            f"out is {out}, where another run is under way; it takes another"
+            f"out is {out}, where another run is under way; it takes another directory"
         ) from error
     except OSError:  # A file system without locks.
         pass

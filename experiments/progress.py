@@ -17,18 +17,18 @@ def shown(label: str, total: int, console: Console | None = None) -> Iterator[Ca
         console: where to show it; None: standard output.
 
     Yields:
-        ``show(done, told="")``: how much is done, and what there is to say of it. Where there is no
-        terminal, it prints a line for all that there is to say, and for each tenth otherwise.
+        ``show(done, note="")``: how much is done, and a note on it. Where there is no terminal, it
+        prints a line for each note, and for each tenth where there are no notes.
     """
     console = console or Console()
     if not console.is_terminal:
         tenths = 0
 
-        def line(done: int, told: str = "") -> None:
+        def line(done: int, note: str = "") -> None:
             nonlocal tenths
             before, tenths = tenths, 10 * done // total
-            if told:
-                print(f"{label}  step {done}/{total}  {told}", flush=True)
+            if note:
+                print(f"{label}  step {done}/{total}  {note}", flush=True)
             elif tenths > before:
                 print(f"{label}: {10 * tenths} %", flush=True)
 
@@ -38,7 +38,7 @@ def shown(label: str, total: int, console: Console | None = None) -> Iterator[Ca
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task(label, total=total)
 
-        def bar(done: int, told: str = "") -> None:
-            progress.update(task, completed=done, description=f"{label}  {told}")
+        def bar(done: int, note: str = "") -> None:
+            progress.update(task, completed=done, description=f"{label}  {note}")
 
         yield bar

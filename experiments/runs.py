@@ -1,4 +1,4 @@
-"""One run in a directory of its own: what it leaves there, and how it goes on from it."""
+"""One run in its directory: what it leaves there, and how it goes on from it."""
 
 import contextlib
 from collections.abc import Callable, Iterator

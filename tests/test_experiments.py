@@ -12,6 +12,7 @@ import pytest
 
 from experiments import compare, data, train
 from experiments.configs import config_names, load_config
+from experiments.configuration import read_config, write_config
 from experiments.data.dataset import among_five
 from experiments.errors import UserError
 from experiments.methods import METHODS, checked
@@ -200,6 +201,23 @@ def test_help_explains_every_field(capsys):
     for field in load_config("digits").fields():
         assert "--" + field.replace("_", "-") in told
     assert "Seed of initial weights" in told
+
+
+def test_a_field_is_in_one_section_and_is_replaced_by_its_name(tmp_path):
+    config = load_config("imagenet_resnet18_mirror")
+    sections = [vars(section) for section in vars(config).values()]
+    assert len(config.fields()) == sum(map(len, sections))
+    for section in sections:
+        assert config.fields().items() >= section.items()
+    changed = config.replace(rank=3, steps=7)
+    assert (changed.method.rank, changed.run.steps) == (3, 7)
+    assert changed.replace(rank=256, steps=450_000) == config
+    with pytest.raises(TypeError, match="a configuration has no field 'ranks'"):
+        config.replace(ranks=3)
+    write_config(tmp_path, config, seeds=2)
+    assert read_config(tmp_path, "seeds") == (config, {"seeds": 2})
+    with pytest.raises(UserError, match=r"is not of such a run: .* no field 'seeds'"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", config_names())

@@ -44,19 +44,19 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("resume takes the claim's directory: --out DIR")
     asked = {"claim": name, "seeds": options.seeds, "full": options.full,
              "neural": [str(path) for path in options.neural]}  # fmt: skip
-    told = {
+    origin = {
         "command": f"python -m experiments.claims {shlex.join(arguments)}",
         "machine": machine(),
         "versions": versions(),
     }
-    going = options.resume and same_config(options.out, config, "claim", list(told), **asked)
+    going = options.resume and same_config(options.out, config, "claim", list(origin), **asked)
     if config.data.is_task != (name == "recurrent"):
         wants = f"one of {list(TASKS)}" if name == "recurrent" else "images"
         raise UserError(f"data is {config.data.name!r}; claim {name} takes {wants}")
     data = load(config) if config.data.is_task else load_in_memory(config)
     with output_directory(options.out, f"claim-{name}", occupied=going) as directory:
         if not going:
-            write_config(directory, config, **asked, **told)
+            write_config(directory, config, **asked, **origin)
         claim.main(Study(directory, config, seeds, options.full, data, options.neural))
 
 

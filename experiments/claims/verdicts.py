@@ -51,8 +51,7 @@ def judge(statement: str, quantity: str, samples: Any) -> Verdict:
 def judge_resampled(statement: str, quantity: str, samples: Any) -> Verdict:
     """Judges as `judge` does, by a bootstrap over seeds and neurons.
 
-    One seed tells nothing of others, and one neuron nothing of others: then it is by `judge`, of
-    the means over neurons.
+    With a single seed or neuron it is by `judge`, of the means over neurons.
 
     Args:
         statement: what is claimed.

@@ -31,7 +31,7 @@ class Model(Section):
     leak: float = 0.2
     """Time step over the units' time constant (leaky)."""
     noise: float = 0.0
-    """Standard deviation of the noise that each unit has of its own (leaky, tasks)."""
+    """Standard deviation of the independent noise in each unit (leaky, tasks)."""
     patch: int = 8
     """Side of the image patches (vit)."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -18,8 +18,8 @@ FREE = ("data_dir", "checkpoint_every", "devices", "divide_units")
 
 def write_config(directory: Path, config: Config, **more: Any) -> None:
     """Writes a configuration, and what else a command was asked for, with the version."""
-    told = {VERSION: metadata.version("nmnc_jax"), **config.fields(), **more}
-    write_json(directory / NAME, told)
+    fields = {VERSION: metadata.version("nmnc_jax"), **config.fields(), **more}
+    write_json(directory / NAME, fields)
 
 
 def read_config(directory: Path, *more: str) -> tuple[Config, dict[str, Any]] | None:

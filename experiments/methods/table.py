@@ -14,7 +14,7 @@ class Entry(NamedTuple):
     """One method.
 
     Attributes:
-        told: what it is, in a few words.
+        summary: what it is, in a few words.
         build: makes its estimator.
         cost: what a step costs: "backprop", "weights" (pairs of passes), "local" (no probes),
             "learned" (probes when the feedback is due), "mirrored" (of each layer by itself, its
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
         recurrent: whether it takes a recurrent network.
     """
 
-    told: str
+    summary: str
     build: Callable[[Setting], Estimator]
     cost: str
     colour: str

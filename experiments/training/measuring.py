@@ -101,7 +101,7 @@ def comparison(
         params, memory = state.params, state.estimator
         chunk = ready(chunk)
         exact_key, credit_key = jax.random.split(key)
-        exact, _, told = backprop(apply_fn, loss).estimate(exact_key, params, chunk, ())
+        exact, _, info = backprop(apply_fn, loss).estimate(exact_key, params, chunk, ())
         credit = {}
         if isinstance(memory, NoiseCorrelationState):
             if memory.feedback and memory.layout.readout != "loss":
@@ -109,14 +109,14 @@ def comparison(
                 if memory.layout.readout == "mirror":
                     marked = with_mirrored_layers(apply_fn)
                 credit = credit_from_state(marked, loss, params, chunk, memory)
-                credit = {name: credit[name] for name in told.credit}
+                credit = {name: credit[name] for name in info.credit}
             else:
                 credit = estimator.estimate(credit_key, params, chunk, memory)[2].credit
         return {
             "gradient": exact,
-            "correct": data.correct(told.outputs, chunk[1]).mean(),
+            "correct": data.correct(info.outputs, chunk[1]).mean(),
             "credit": credit,
-            "exact_credit": {name: told.credit[name] for name in credit},
+            "exact_credit": {name: info.credit[name] for name in credit},
         }
 
     @jax.jit
