@@ -81,7 +81,7 @@ def _compare(
     print("measuring the cost of a step, all methods in turn", flush=True)
     costs = step_costs(trainers, config, data)
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in trainers]
-    write_table(directory / "comparison.csv", rows, "%.4f")
+    write_table(directory / "comparison.csv", rows, ".4f")
     figures.draw_all(directory, runs, {name: costs[name] for name in trainers})
     figures.draw_overview(directory / "comparison.png", runs, costs, chance=data.chance)
     console.print(_table(rows))

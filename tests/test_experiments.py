@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import compare, data, train
+from experiments.analysis.tables import write_table
 from experiments.configs import config_names, load_config
 from experiments.configuration import read_config, write_config
 from experiments.data.dataset import among_five
@@ -120,6 +121,7 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
     assert [row["estimator"] for row in rows] == ["backprop", "nmnc"]
     assert float(rows[0]["over_backprop"]) == 1
     assert rows[1]["seeds"] == "2"
+    assert len(rows[1]["test_accuracy"]) == len("0.1234")
     assert rows[1]["alignment_dense0"]
     for name in ("comparison.png", "curves.png", "alignment.png", "cost.png"):
         assert (out / name).stat().st_size > 10_000
@@ -201,6 +203,12 @@ def test_help_explains_every_field(capsys):
     for field in load_config("digits").fields():
         assert "--" + field.replace("_", "-") in told
     assert "Seed of initial weights" in told
+
+
+def test_a_table_holds_what_its_rows_hold(tmp_path):
+    rows = [{"a": 1, "b": 0.123456789, "c": "x"}, {"a": 2, "b": float("nan"), "d": 3, "e": True}]
+    write_table(tmp_path / "t.csv", rows, ".4f")
+    assert (tmp_path / "t.csv").read_text() == "a,b,c,d,e\n1,0.1235,x,,\n2,nan,,3,True\n"
 
 
 def test_a_field_is_in_one_section_and_is_replaced_by_its_name(tmp_path):

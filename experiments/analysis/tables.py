@@ -15,13 +15,17 @@ def where(rows: Any, **wanted: Any) -> Any:
     return table
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]], form: str | None = None) -> None:
+def write_table(path: Path, rows: Sequence[dict[str, Any]], form: str = "") -> None:
     """Writes rows as CSV; columns in the order in which they first occur.
 
     Args:
         path: the file.
         rows: column to value.
-        form: format of floats, such as "%.4f".
+        form: format of floats, such as ".4f"; without, all digits.
     """
+    written = [
+        {name: format(v, form) if isinstance(v, float) else v for name, v in row.items()}
+        for row in rows
+    ]
     # As objects: a whole number stays one where other rows lack the column.
-    pd.DataFrame(rows, dtype=object).to_csv(path, index=False, float_format=form)
+    pd.DataFrame(written, dtype=object).to_csv(path, index=False)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.analysis.statistics import student_interval
+from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band, trained
 from experiments.claims.verdicts import Verdict, judge
 from experiments.methods import COLOURS, TABLE
@@ -60,27 +61,21 @@ def one_setting(study: Study, method: str, rank: int, refresh: int) -> list[Row]
     ]
 
 
-def chosen(rows: list[Row], method: str, rank: int, refresh: int) -> list[Row]:
-    """The rows of one setting."""
-    return [
-        row
-        for row in rows
-        if (row["method"], row["rank"], row["refresh"]) == (method, rank, refresh)
-    ]
+def accuracies(rows: list[Row], method: str, rank: int, refresh: int) -> np.ndarray:
+    """Test accuracy of each seed at one setting."""
+    some = where(rows, method=method, rank=rank, refresh=refresh)
+    return some.sort_values("seed")["test_accuracy"].to_numpy()
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     """Whether the manifold is of use, at each refresh interval."""
     rank = study.config.method.rank
 
-    def accuracy(method: str, refresh: int) -> np.ndarray:
-        return np.array([row["test_accuracy"] for row in chosen(rows, method, rank, refresh)])
-
     return [
         judge(
             f"with feedback refreshed every {refresh} steps nmnc learns more",
             f"test accuracy of nmnc, rank {rank}, less that of vnc",
-            accuracy("nmnc", refresh) - accuracy("vnc", refresh),
+            accuracies(rows, "nmnc", rank, refresh) - accuracies(rows, "vnc", rank, refresh),
         )
         for refresh in REFRESHES
     ]
@@ -88,11 +83,12 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def _over_refreshes(panel: Axes, rows: list[Row], column: str, title: str, rank: int) -> None:
     for method, some_rank in [("vnc", rank), *(("nmnc", rank) for rank in RANKS)]:
-        some = [row for row in rows if (row["method"], row["rank"]) == (method, some_rank)]
+        some = where(rows, method=method, rank=some_rank)
         name = f"nmnc, rank {some_rank}" if method == "nmnc" else method
         band(panel, some, "refresh", column, colour=COLOURS[method], label=name)
         if method == "nmnc":
-            panel.lines[-1].set_linestyle({16: ":", 32: "--", 64: "-"}.get(some_rank, "-"))
+            styles: dict[int, Any] = {16: ":", 32: "--"}
+            panel.lines[-1].set_linestyle(styles.get(some_rank, "-"))
     panel.set(title=title, xlabel="steps between two refreshes of the feedback", xscale="log")
     panel.set_xticks(REFRESHES, [str(refresh) for refresh in REFRESHES])
 
@@ -105,19 +101,12 @@ def draw(study: Study, rows: list[Row], others: list[str]) -> Figure:
     _over_refreshes(accuracy, rows, "test_accuracy", "test accuracy", rank)
     _over_refreshes(angle, rows, "credit_angle", "angle between credit and exact credit", rank)
     angle.set_ylabel("degrees, mean over taps")
-    exact = [row["test_accuracy"] for row in rows if row["method"] == "backprop"]
-    accuracy.axhline(np.mean(exact), color=COLOURS["backprop"], label="backprop")
+    exact = where(rows, method="backprop")["test_accuracy"]
+    accuracy.axhline(exact.mean(), color=COLOURS["backprop"], label="backprop")
     accuracy.axhline(study.data.chance, color="gray", linestyle=":", label="chance")
     accuracy.legend(frameon=False)
     names = [*others, *REFRESHED]
-    ends = np.array(
-        [
-            student_interval(
-                np.array([row["test_accuracy"] for row in chosen(rows, name, rank, refresh)])
-            )
-            for name in names
-        ]
-    )
+    ends = np.array([student_interval(accuracies(rows, name, rank, refresh)) for name in names])
     order = np.argsort(-ends[:, 0])
     spread = np.abs(ends[:, 1:] - ends[:, :1]).T if len(study.seeds) > 1 else None
     for place, at in enumerate(order):
