@@ -71,11 +71,12 @@ LAYERS = (
     "training",
     "analysis",
     "planning",
+    "board",
     "runs",
     "command",
     "claims",
 )
-COMMANDS = ("compare", "crossover", "plan", "prepare", "report", "train")
+COMMANDS = ("compare", "crossover", "leaderboard", "plan", "prepare", "report", "train")
 """Of the experiments, above all layers: none imports another."""
 MODULES = sorted(m.name for m in pkgutil.walk_packages(nmnc_jax.__path__, "nmnc_jax."))
 

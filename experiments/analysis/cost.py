@@ -101,10 +101,42 @@ def program_times(
     )
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def mean_step(
+    trainer: Trainer, baseline: Trainer, config: Config, data: Dataset, shares: dict[Due, float]
+) -> tuple[float, float]:
+    """Times a step in the mean over the schedule, and backpropagation's.
+
+    Args:
+        trainer: the run's functions.
+        baseline: those of backpropagation.
+        config: the run.
+        data: its data set.
+        shares: what may be due in a step to the share of the steps in which it is.
+
+    Returns:
+        Milliseconds, and the ratio to backpropagation's.
+    """
+    batch = trainer.devices.gather(data.train_examples, np.arange(config.run.batch))
+    key = jax.random.key(config.run.seed)
+
+    def seconds(each: Trainer, due: Due) -> float:
+        state = each.init(config.run.seed)
+
+        def step() -> Any:
+            nonlocal state
+            state, loss = each.step(state, key, batch, due=due)
+            return loss
+
+        return _seconds(step, 10)
+
+    own = sum(share * seconds(trainer, due) for due, share in shares.items())
+    return 1000 * own, own / seconds(baseline, Due(probe=False, move=False))
+
+
+def _seconds(function: Callable[[], Any], rounds: int = ROUNDS) -> float:
     """Median time of a call, after one that may compile."""
     times = []
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         start = time.perf_counter()
         jax.block_until_ready(function())
         times.append(time.perf_counter() - start)

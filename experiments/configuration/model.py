@@ -14,16 +14,16 @@ class Model(Section):
     """The network."""
 
     model: Literal[
-        "mlp", "conv", "vit", "alexnet", "resnet18", "resnet20", "resnet50", "leaky", "gru",
-        "transformer",
+        "mlp", "binary", "conv", "vit", "alexnet", "resnet18", "resnet20", "resnet50", "leaky",
+        "gru", "transformer",
     ]  # fmt: skip
-    """Architecture: dense layers; strided 3x3 convolutions with GroupNorm and a dense layer; a
-    vision transformer; AlexNet; a residual network with GroupNorm (resnet20 for small images); a
-    recurrent network of leaky units; a GRU (these two read images row by row); or a causal
-    transformer of text."""
+    """Architecture: dense layers; dense layers of units that are 1 or -1 (binary); strided 3x3
+    convolutions with GroupNorm and a dense layer; a vision transformer; AlexNet; a residual network
+    with GroupNorm (resnet20 for small images); a recurrent network of leaky units; a GRU (these two
+    read images row by row); or a causal transformer of text."""
     features: tuple[int, ...] = ()
-    """Hidden units of each dense layer (mlp), channels of each convolution (conv), width of the
-    residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
+    """Hidden units of each dense layer (mlp, binary), channels of each convolution (conv), width of
+    the residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
     strides: tuple[int, ...] = ()
     """Stride of each convolution (conv)."""
     dense: int = 128

@@ -2,37 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import nmnc_jax
 from experiments.methods.controls import jacobian_rows, moved_by, one_step, without_rotation
+from experiments.methods.entry import (
+    BY_LAYERS,
+    BY_LOSS,
+    BY_OUTPUTS,
+    IN_MANIFOLD,
+    LEARNED,
+    RATE,
+    Entry,
+    Range,
+)
 from experiments.methods.setting import Setting, with_mirrored_layers
 from nmnc_jax import Estimator
-
-
-class Entry(NamedTuple):
-    """One method.
-
-    Attributes:
-        summary: what it is, in a few words.
-        build: makes its estimator.
-        cost: what a step costs: "backprop", "weights" (pairs of passes), "local" (no probes),
-            "learned" (probes when the feedback is due), "mirrored" (of each layer by itself, its
-            response and its weights' gradient) or "probed" (probes in every step).
-        colour: in figures.
-        readout: as `nmnc_jax.check_model` takes it; "" where nothing is assumed of the model.
-        subspace: what is perturbed: "all" directions, the "manifold", "random" ones or those of the
-            exact "jacobian".
-        recurrent: whether it takes a recurrent network.
-    """
-
-    summary: str
-    build: Callable[[Setting], Estimator]
-    cost: str
-    colour: str
-    readout: str | None = ""
-    subspace: str = "all"
-    recurrent: bool = False
 
 
 def _unrotated(setting: Setting) -> Estimator:
@@ -62,18 +46,23 @@ def _seeded(method: str) -> Callable[[Setting], Estimator]:
     )
 
 
+FORGOTTEN = 3e-3
+"""Share that a weight loses in an update, so that a few hundred bring mirrors near to weights."""
+
 TABLE: dict[str, Entry] = {
     "backprop": Entry(
         "backpropagation",
         lambda s: nmnc_jax.backprop(s.apply_fn, s.loss_fn),
         "backprop",
         "black",
+        needs=("backward pass", "derivative of the loss", "transposed weights"),
     ),
     "dfa": Entry(
         "direct feedback alignment: fixed random feedback from the outputs to each tap",
         _seeded("direct_feedback_alignment"),
         "local",
         "tab:gray",
+        needs=BY_OUTPUTS,
     ),
     "vnc": Entry(
         "isotropic noise, correlated with the outputs",
@@ -81,6 +70,8 @@ TABLE: dict[str, Entry] = {
         "learned",
         "tab:blue",
         None,
+        space=LEARNED,
+        needs=BY_OUTPUTS,
     ),
     "nmnc": Entry(
         "the same in the neural manifold",
@@ -89,6 +80,8 @@ TABLE: dict[str, Entry] = {
         "tab:red",
         None,
         subspace="manifold",
+        space=IN_MANIFOLD,
+        needs=BY_OUTPUTS,
     ),
     "nmnc_unrotated": Entry(
         "the basis moves, the feedback does not turn with it",
@@ -97,6 +90,7 @@ TABLE: dict[str, Entry] = {
         "salmon",
         None,
         subspace="manifold",
+        control=True,
     ),
     "random_subspace": Entry(
         "in random directions, as many as the manifold has",
@@ -105,6 +99,9 @@ TABLE: dict[str, Entry] = {
         "tab:green",
         None,
         subspace="random",
+        space=IN_MANIFOLD,
+        needs=BY_OUTPUTS,
+        control=True,
     ),
     "oracle_subspace": Entry(
         "in the rows of the exact mean Jacobian",
@@ -113,6 +110,7 @@ TABLE: dict[str, Entry] = {
         "gold",
         None,
         subspace="jacobian",
+        control=True,
     ),
     "exact_feedback": Entry(
         "that Jacobian in the probes' place",
@@ -120,6 +118,7 @@ TABLE: dict[str, Entry] = {
         "local",
         "slateblue",
         subspace="jacobian",
+        control=True,
     ),
     "exact_feedback_manifold": Entry(
         "its part in the manifold",
@@ -127,6 +126,7 @@ TABLE: dict[str, Entry] = {
         "local",
         "orchid",
         subspace="jacobian",
+        control=True,
     ),
     "node_perturbation": Entry(
         "noise in activity, correlated with the loss",
@@ -134,6 +134,7 @@ TABLE: dict[str, Entry] = {
         "probed",
         "tab:orange",
         "loss",
+        needs=BY_LOSS,
     ),
     "node_perturbation_manifold": Entry(
         "the same in the manifold",
@@ -142,6 +143,8 @@ TABLE: dict[str, Entry] = {
         "tab:brown",
         "loss",
         subspace="manifold",
+        space={**RATE, "rank": IN_MANIFOLD["rank"]},
+        needs=BY_LOSS,
     ),
     "forward_gradient": Entry(
         "the exact derivative of the loss along noise in activity",
@@ -151,6 +154,7 @@ TABLE: dict[str, Entry] = {
         "probed",
         "tab:purple",
         "loss",
+        needs=("derivative of the network, forwards", "derivative of the loss", *BY_LOSS),
     ),
     "weight_perturbation": Entry(
         "noise in the weights, correlated with the loss",
@@ -159,6 +163,16 @@ TABLE: dict[str, Entry] = {
         ),
         "weights",
         "tab:olive",
+        space={**RATE, "sigma": Range(1e-4, 1e-1)},
+    ),
+    "weight_forward_gradient": Entry(
+        "the exact derivative of the loss along noise in the weights",
+        lambda s: nmnc_jax.weight_forward_gradient(
+            s.apply_fn, s.loss_fn, num=s.config.method.least_probes
+        ),
+        "weights",
+        "darkgoldenrod",
+        needs=("derivative of the network, forwards", "derivative of the loss"),
     ),
     "weight_mirror": Entry(
         "isotropic noise, correlated with the next linear stage",
@@ -166,6 +180,8 @@ TABLE: dict[str, Entry] = {
         "learned",
         "tab:cyan",
         "next",
+        space=LEARNED,
+        needs=BY_LAYERS,
     ),
     "weight_mirror_manifold": Entry(
         "the same in the manifold",
@@ -174,6 +190,8 @@ TABLE: dict[str, Entry] = {
         "tab:pink",
         "next",
         subspace="manifold",
+        space=IN_MANIFOLD,
+        needs=BY_LAYERS,
     ),
     "mirror": Entry(
         "weight mirrors in the form of the layers' own weights",
@@ -181,6 +199,8 @@ TABLE: dict[str, Entry] = {
         "mirrored",
         "deepskyblue",
         "mirror",
+        space=LEARNED,
+        needs=BY_LAYERS,
     ),
     "mirror_manifold": Entry(
         "the same, where probes are too few in the manifold of a layer's input",
@@ -189,12 +209,15 @@ TABLE: dict[str, Entry] = {
         "navy",
         "mirror",
         subspace="manifold",
+        space=IN_MANIFOLD,
+        needs=BY_LAYERS,
     ),
     "feedback_alignment": Entry(
         "fixed random feedback from each linear stage",
         _seeded("feedback_alignment"),
         "local",
         "darkkhaki",
+        needs=BY_LAYERS,
     ),
     "sign_symmetric": Entry(
         "feedback in the form of the weights, with their signs",
@@ -208,6 +231,22 @@ TABLE: dict[str, Entry] = {
         "local",
         "seagreen",
         "mirror",
+        needs=("signs of the transposed weights", *BY_LAYERS),
+    ),
+    "kolen_pollack": Entry(
+        "feedback in the form of the weights that follows their updates",
+        lambda s: nmnc_jax.kolen_pollack(
+            with_mirrored_layers(s.apply_fn),
+            s.loss_fn,
+            weight_decay=FORGOTTEN,
+            seed=s.config.run.seed,
+            check=False,
+        ),
+        "local",
+        "mediumaquamarine",
+        "mirror",
+        needs=BY_LAYERS,
+        loses=FORGOTTEN,
     ),
     "one_step": Entry(
         "recurrent networks: no credit goes back through the recurrent weights",
@@ -215,6 +254,7 @@ TABLE: dict[str, Entry] = {
         "local",
         "teal",
         recurrent=True,
+        control=True,
     ),
 }
 METHODS = tuple(TABLE)

@@ -19,6 +19,7 @@ from nmnc_jax.models import (
     GRU,
     MLP,
     AlexNet,
+    BinaryMLP,
     CausalTransformer,
     ConvNet,
     LeakyRNN,
@@ -36,6 +37,7 @@ def build_model(config: Config, outputs: int) -> nn.Module:
     dtype, features = jnp.dtype(chosen.precision), chosen.features
     makers: dict[str, Callable[[], nn.Module]] = {
         "mlp": lambda: MLP(features, outputs),
+        "binary": lambda: BinaryMLP(features, outputs),
         "conv": lambda: ConvNet(features, chosen.strides, chosen.dense, outputs),
         "vit": lambda: VisionTransformer(features[0], len(features), chosen.patch, outputs),
         "alexnet": lambda: AlexNet(outputs, dtype),

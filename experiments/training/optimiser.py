@@ -13,6 +13,7 @@ from experiments.configuration import Config, Optimiser
 from experiments.data import Dataset
 from experiments.data.dataset import class_loss
 from experiments.errors import UserError, in_one_line
+from experiments.methods import TABLE
 from nmnc_jax.types import Array, LossFn, Params
 
 DROPS = (1 / 3, 2 / 3, 8 / 9)
@@ -24,7 +25,8 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
 
     Gradients are clipped; weights decay, if they have two axes at least: biases and the parameters
     of norms do not. Optimisers with a weight decay of their own take it there, decoupled from the
-    gradient where they decouple it; for others it is added to the gradient.
+    gradient where they decouple it; for others it is added to the gradient. Where a method takes it
+    of the optimiser, weights lose a constant share of themselves besides.
 
     Raises:
         UserError: naming the field, if Optax's function does not take a setting.
@@ -33,7 +35,10 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
     make = getattr(optax, chosen.name)
     takes = inspect.signature(make).parameters
     settings = _settings(chosen, list(takes))
-    before = []
+    before, after = [], []
+    lost = TABLE[config.method.estimator].loses
+    if lost:
+        after.append(optax.add_decayed_weights(-lost, mask=_decays))
     if chosen.clip_norm is not None:
         before.append(optax.clip_by_global_norm(chosen.clip_norm))
     masks = [name for name in ("mask", "weight_decay_mask") if name in takes]
@@ -42,7 +47,7 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
     elif chosen.weight_decay:
         before.append(optax.add_decayed_weights(chosen.weight_decay, mask=_decays))
     try:
-        whole = optax.chain(*before, make(learning_rate_of(config), **settings))
+        whole = optax.chain(*before, make(learning_rate_of(config), **settings), *after)
         # Some settings are only read when there are gradients.
         sample = {"weights": jnp.ones((2, 2))}
         jax.eval_shape(lambda p: whole.update(p, whole.init(p), p), sample)

@@ -34,6 +34,7 @@ class Trainer(NamedTuple):
         devices: what it runs on.
         start: ``start(key, batch, params=None) -> TrainState``, the program behind `init` for the
             configuration's own seed.
+        test: ``test(params) -> dict``: accuracies and loss of the test set.
         tested: ``tested(params, batch)``: right answers, losses and, where there are many classes,
             right answers among five, each summed.
     """
@@ -45,6 +46,7 @@ class Trainer(NamedTuple):
     template: TrainState
     devices: Devices
     start: Callable[..., TrainState]
+    test: Callable[[Any], dict[str, float]]
     tested: Callable[[Any, Batch], Array]
 
 
@@ -159,4 +161,4 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
         out_shardings=(lies, devices.replicated),
     )
     start = started(estimator)
-    return Trainer(init, step, estimator.due, measure, placed, devices, start, tested)
+    return Trainer(init, step, estimator.due, measure, placed, devices, start, test, tested)

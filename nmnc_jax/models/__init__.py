@@ -1,6 +1,7 @@
 """Models with taps, in Flax Linen: ``module.apply`` is the library's ``apply_fn``."""
 
 from nmnc_jax.models.alexnet import AlexNet
+from nmnc_jax.models.binary import BinaryMLP
 from nmnc_jax.models.conv import ConvNet
 from nmnc_jax.models.mlp import MLP
 from nmnc_jax.models.recurrent import GRU, LeakyRNN, RowReader
@@ -11,6 +12,7 @@ __all__ = [
     "GRU",
     "MLP",
     "AlexNet",
+    "BinaryMLP",
     "CausalTransformer",
     "ConvNet",
     "LeakyRNN",

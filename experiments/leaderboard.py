@@ -1,0 +1,141 @@
+"""The field's table: ``python -m experiments.leaderboard [--tasks ...] [--methods ...] --out DIR``.
+
+Every method tries the same number of settings on held-out data, quasi-random in the space that
+stands beside it in `experiments.methods.table`; the best of them is trained with fresh seeds and
+tested once, in as many steps as backpropagation (equal steps) and in as many as take its operations
+(equal operations). What is done is kept in DIR: a command that was stopped goes on with --resume,
+and several, each with some of the tasks, may fill one directory one after another.
+
+A new method is one entry of that table, a name and its estimator::
+
+    "mine": Entry("what it is", lambda s: my_estimator(s.apply_fn, s.loss_fn), "backprop", "red")
+
+and a new task one entry of `experiments.board.tasks`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.analysis.tables import write_table
+from experiments.board.cells import REGIMES, Cell, Row, draws
+from experiments.board.drawing import draw
+from experiments.board.summary import completed, summarised, with_reference, write
+from experiments.board.tasks import TASKS, with_images
+from experiments.command import run_command, take
+from experiments.data import load
+from experiments.directories import output_directory
+from experiments.errors import UserError
+from experiments.files import read_object, write_json
+from experiments.machine import machine, versions
+from experiments.methods import TABLE, check_method
+from experiments.progress import shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of `experiments.leaderboard`."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Tasks, by their names in experiments.board.tasks; with data_path also cifar10_dense and
+    cifar10_conv."""
+    methods: tuple[str, ...] = tuple(name for name, entry in TABLE.items() if not entry.control)
+    """Methods, by their names in experiments.methods.table."""
+    draws: int = 6
+    """Settings that each method tries."""
+    seeds: int = 3
+    """Fresh seeds of the final runs."""
+    steps: int | None = None
+    """Training steps of every task; without, each task's own."""
+    data_path: str = ""
+    """CIFAR-10's images, a folder or an archive as experiments.train takes them."""
+    out: Path | None = None
+    """New or empty directory for the results; by default one below runs/."""
+    resume: bool = False
+    """Go on in `out`."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line, fills the table and draws it."""
+    options: Options = take(
+        Options, arguments, prog="python -m experiments.leaderboard", description=__doc__
+    )
+    for field in ("draws", "seeds"):
+        if getattr(options, field) < 1:
+            raise UserError(f"{field} is {getattr(options, field)}; it takes at least 1")
+    methods = list(dict.fromkeys(check_method(name) for name in options.methods))
+    known = TASKS | (with_images(options.data_path) if options.data_path else {})
+    for name in options.tasks:
+        if name not in known:
+            raise UserError(f"unknown task {name!r}; there are {', '.join(known)}")
+    if options.resume and options.out is None:
+        raise UserError("resume takes the table's directory: --out DIR")
+    with output_directory(options.out, "leaderboard", occupied=options.resume) as directory:
+        _same_protocol(directory, options)
+        chosen = {"steps": options.steps, "log_every": options.steps} if options.steps else {}
+        cells = [
+            Cell(method, task, known[task].config.replace(**chosen), directory / "runs")
+            for task in options.tasks
+            for method in methods
+        ]
+        rows = _filled(cells, options.draws, options.seeds)
+        if not rows:
+            raise UserError("no method takes a task of these")
+        table = with_reference(completed(rows))
+        write(table, directory)
+        draw(table).savefig(directory / "leaderboard.png", dpi=130)
+        print((directory / "leaderboard.md").read_text())
+        print(f"table and figure: {directory / 'leaderboard.csv'}")
+
+
+def _same_protocol(directory: Path, options: Options) -> None:
+    """Writes the protocol and the draws before anything is trained, or compares them.
+
+    Raises:
+        UserError: if the directory's runs are of another protocol.
+    """
+    path = directory / "protocol.json"
+    protocol = {"draws": options.draws, "seeds": options.seeds, "steps": options.steps}
+    if not path.exists():
+        write_json(path, {**protocol, "machine": machine(), "versions": versions()})
+        tried = [
+            {"method": method, "draw": number, **settings}
+            for method in TABLE
+            for number, settings in enumerate(draws(method, options.draws))
+        ]
+        write_table(directory / "draws.csv", tried)
+    there = read_object(path)
+    for field, value in protocol.items():
+        if there.get(field) != value:
+            raise UserError(f"{field} is {value}; the table in {directory} has {there.get(field)}")
+
+
+def _filled(cells: list[Cell], count: int, seeds: int) -> list[Row]:
+    """Runs what is not there yet, and summarises all of it."""
+    rows: list[Row] = []
+    with shown("cells", len(cells), Console()) as show:
+        for number, cell in enumerate(cells):
+            start = time.perf_counter()
+            refused = cell.refusal()
+            if refused is not None:
+                show(number + 1, f"{cell.task} {cell.method}: {refused}")
+                continue
+            settings = cell.best(count)
+            costs = cell.costs(settings)
+            chance = load(cell.config).chance
+            for regime in REGIMES:
+                finals = list(cell.finals(settings, seeds, regime))
+                rows.append(
+                    summarised(cell.method, cell.task, regime, finals, costs, settings, chance)
+                )
+            seconds = time.perf_counter() - start
+            score = rows[-2]["score"]
+            show(number + 1, f"{cell.task} {cell.method}: {score:.3f}, {seconds:.0f} s")
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(main)

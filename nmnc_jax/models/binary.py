@@ -1,0 +1,69 @@
+"""A multilayer perceptron whose hidden units are 1 or -1: a network without a derivative."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.taps import TapLike, no_tap
+from nmnc_jax.types import Array
+
+
+@jax.custom_jvp
+def sign(x: Array) -> Array:
+    """Returns 1 where x is 0 or more and -1 elsewhere, with the straight-through derivative.
+
+    That derivative is 1 where x is within [-1, 1] and 0 elsewhere: what backpropagation takes in
+    the place of the one that the function does not have.
+
+    Source:
+        Courbariaux et al. 2016 (arXiv 1602.02830).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax.models.binary import sign
+        >>> jax.jvp(sign, (jnp.array([-2.0, 0.5]),), (jnp.ones(2),))
+        (Array([-1.,  1.], dtype=float32), Array([0., 1.], dtype=float32))
+    """
+    return jnp.where(x >= 0, jnp.ones_like(x), -jnp.ones_like(x))
+
+
+@sign.defjvp
+def _straight_through(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    return sign(x), jnp.where(jnp.abs(x) <= 1, dx, jnp.zeros_like(dx))
+
+
+class BinaryMLP(nn.Module):
+    """Dense layers of units that are 1 or -1; taps dense0, dense1, ... before the threshold.
+
+    Finite differences (``Probe(difference="central", sigma=...)``) measure what noise changes in
+    truth; derivatives (``"jvp"``, backpropagation) are the straight-through ones.
+
+    Attributes:
+        features: units of each hidden layer.
+        outputs: units of the output layer, o.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax import run
+        >>> from nmnc_jax.models import BinaryMLP
+        >>> model = BinaryMLP(features=(16,), outputs=10)
+        >>> params = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+        >>> run(model.apply, params, jnp.ones((5, 8, 8, 1)))[1]["dense0"].shape
+        (5, 16)
+    """
+
+    features: Sequence[int]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
+        """Maps inputs [B, ...] to outputs [B, o]."""
+        x = inputs.reshape(len(inputs), -1)
+        for layer, units in enumerate(self.features):
+            x = tap.linear(nn.Dense(units, name=f"dense{layer}")(x))
+            x = sign(tap(f"dense{layer}", x))
+        return nn.Dense(self.outputs, name="output")(x)
