@@ -23,14 +23,14 @@ from rich.console import Console
 from experiments.analysis.tables import write_table
 from experiments.board.cells import REGIMES, Cell, Row, draws
 from experiments.board.drawing import draw
-from experiments.board.summary import completed, summarised, with_reference, write
+from experiments.board.summary import completed, summarised, write
 from experiments.board.tasks import TASKS, with_images
 from experiments.command import run_command, take
 from experiments.data import load
 from experiments.directories import output_directory
 from experiments.errors import UserError
 from experiments.files import read_object, write_json
-from experiments.machine import machine, versions
+from experiments.machine import compiled_once, machine, versions
 from experiments.methods import TABLE, check_method
 from experiments.progress import shown
 
@@ -81,12 +81,13 @@ def main(arguments: Sequence[str]) -> None:
             for task in options.tasks
             for method in methods
         ]
-        rows = _filled(cells, options.draws, options.seeds)
+        with compiled_once():
+            rows = _filled(cells, options.draws, options.seeds)
         if not rows:
             raise UserError("no method takes a task of these")
-        table = with_reference(completed(rows))
-        write(table, directory)
-        draw(table).savefig(directory / "leaderboard.png", dpi=130)
+        rows = completed(rows)
+        write(rows, directory)
+        draw(rows).savefig(directory / "leaderboard.png", dpi=130)
         print((directory / "leaderboard.md").read_text())
         print(f"table and figure: {directory / 'leaderboard.csv'}")
 

@@ -4,10 +4,13 @@ import contextlib
 import ctypes
 import os
 import platform
+import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 PACKAGES = ("nmnc_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 
@@ -46,3 +49,30 @@ def keep_memory() -> None:
         mallopt(arena_max, 1)
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """Compiles programs that are alike once, also where each is traced anew.
+
+    Where the user has named a directory for compiled programs (``JAX_COMPILATION_CACHE_DIR``),
+    they are kept there; otherwise as long as the context is open.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {
+            "jax_compilation_cache_dir": directory,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        before = {name: getattr(jax.config, name) for name in settings}
+        try:
+            for name, value in settings.items():
+                jax.config.update(name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()

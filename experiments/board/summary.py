@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from experiments.analysis.statistics import student_interval
+from experiments.analysis.tables import write_table
 from experiments.board.cells import REGIMES, Row
 from experiments.methods import TABLE
 
@@ -40,76 +40,68 @@ def summarised(
     }
 
 
-def completed(rows: list[Row]) -> pd.DataFrame:
-    """Adds the share of the way from chance to backpropagation, and the tests of differences.
+def completed(rows: list[Row]) -> list[Row]:
+    """Adds what takes the other methods: share, score and p-value beside `REFERENCE`.
 
-    A method differs from `REFERENCE` on a task by a paired test over seeds; the p-values of all
-    comparisons of a regime are corrected together (Benjamini and Yekutieli 2001), so that among
-    the differences that are named at most one in twenty is expected to be none.
+    The share is that of the way from chance to backpropagation. A method differs from `REFERENCE`
+    on a task by a paired test over seeds; the p-values of all comparisons of a regime are corrected
+    together (Benjamini and Yekutieli 2001), so that among the differences that are named at most
+    one in twenty is expected to be none.
     """
-    table = pd.DataFrame(rows)
-    exact = table[table.method == "backprop"].set_index(["task", "regime"]).score
-    ends = [exact.get((row.task, row.regime), np.nan) for row in table.itertuples()]
-    table["share"] = (table.score - table.chance) / (np.array(ends) - table.chance)
-    table["p"] = np.nan
+    lines = {(row["method"], row["task"], row["regime"]): row for row in rows}
+    found = []
+    for row in rows:
+        exact, other = (
+            lines.get((method, row["task"], row["regime"])) for method in ("backprop", REFERENCE)
+        )
+        share = np.nan
+        if exact is not None:
+            share = (row["score"] - row["chance"]) / (exact["score"] - row["chance"])
+        reference, p = (np.nan, np.nan) if other is None else (other["score"], _paired(row, other))
+        found.append({**row, "share": share, "reference": reference, "p": p})
     for regime in REGIMES:
-        found = {
-            place: _paired(table, row)
-            for place, row in table[table.regime == regime].iterrows()
-            if row.method != REFERENCE
-        }
-        known = {place: p for place, p in found.items() if np.isfinite(p)}
-        if known:
-            corrected = stats.false_discovery_control(list(known.values()), method="by")
-            table.loc[list(known), "p"] = corrected
-    return table
+        tested = [row for row in found if row["regime"] == regime and np.isfinite(row["p"])]
+        if tested:
+            corrected = stats.false_discovery_control([row["p"] for row in tested], method="by")
+            for row, p in zip(tested, corrected, strict=True):
+                row["p"] = float(p)
+    return found
 
 
-def _paired(table: pd.DataFrame, row: pd.Series) -> float:
-    """p-value of a method's scores beside those of `REFERENCE`; NaN where there are too few."""
-    beside = table[
-        (table.method == REFERENCE) & (table.task == row.task) & (table.regime == row.regime)
-    ]
-    if beside.empty:
+def _paired(row: Row, other: Row) -> float:
+    """p-value of a method's scores beside another's; NaN for too few, or without any spread."""
+    own, beside = (np.array(each["scores"].split(), float) for each in (row, other))
+    if len(own) < 2 or len(own) != len(beside) or np.ptp(own - beside) == 0:
         return np.nan
-    own, other = (np.array(scores.split(), float) for scores in (row.scores, *beside.scores))
-    if len(own) < 2 or len(own) != len(other):
-        return np.nan
-    differences = own - other
-    if np.ptp(differences) == 0:  # Without spread the test has no meaning.
-        return np.nan
-    return float(stats.ttest_1samp(differences, 0).pvalue)
+    return float(stats.ttest_rel(own, beside)[1])
 
 
-def markdown(table: pd.DataFrame, regime: str) -> str:
-    """Scores with the half width of their interval, by method and task, for one regime."""
-    some = table[table.regime == regime]
-    tasks = list(dict.fromkeys(some.task))
+def markdown(rows: list[Row], regime: str) -> str:
+    """Scores with the half width of their interval, by method and task, for one regime.
+
+    A triangle names a difference from `REFERENCE` that stands: upwards for a higher score.
+    """
+    some = {(row["method"], row["task"]): row for row in rows if row["regime"] == regime}
+    methods, tasks = (list(dict.fromkeys(names)) for names in zip(*some, strict=True))
     lines = ["| method | " + " | ".join(tasks) + " | mean share |", "|---" * (len(tasks) + 2) + "|"]
-    for method in dict.fromkeys(some.method):
-        own = some[some.method == method].set_index("task")
-        cells = [_cell(own.loc[task]) if task in own.index else "refused" for task in tasks]
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {own.share.mean():.2f} |")
+    for method in methods:
+        own = [some.get((method, task)) for task in tasks]
+        cells = ["refused" if row is None else _cell(row) for row in own]
+        mean = np.mean([row["share"] for row in own if row is not None])
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {mean:.2f} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: pd.Series) -> str:
-    half = (row.high - row.low) / 2
-    cell = f"{row.score:.3f}" + (f" ± {half:.3f}" if np.isfinite(half) else "")
-    if row.p < LEVEL:
-        cell += " ▲" if row.score > row.reference else " ▼"
+def _cell(row: Row) -> str:
+    half = (row["high"] - row["low"]) / 2
+    cell = f"{row['score']:.3f}" + (f" ± {half:.3f}" if np.isfinite(half) else "")
+    if row["p"] < LEVEL:
+        cell += " ▲" if row["score"] > row["reference"] else " ▼"
     return cell
 
 
-def with_reference(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds the score of `REFERENCE` on the same task, which ▲ and ▼ are about."""
-    found = table[table.method == REFERENCE].set_index(["task", "regime"]).score
-    table["reference"] = [found.get((row.task, row.regime), np.nan) for row in table.itertuples()]
-    return table
-
-
-def write(table: pd.DataFrame, directory: Path) -> None:
+def write(rows: list[Row], directory: Path) -> None:
     """Writes leaderboard.csv and leaderboard.md."""
-    table.to_csv(directory / "leaderboard.csv", index=False, float_format="%.4g")
-    parts = [f"## {regime.capitalize()}\n\n{markdown(table, regime)}" for regime in REGIMES]
+    write_table(directory / "leaderboard.csv", rows, ".4g")
+    parts = [f"## {regime.capitalize()}\n\n{markdown(rows, regime)}" for regime in REGIMES]
     (directory / "leaderboard.md").write_text("\n".join(parts))
