@@ -58,18 +58,18 @@ def compiled_once() -> Iterator[None]:
     Where the user has named a directory for compiled programs (``JAX_COMPILATION_CACHE_DIR``),
     they are kept there; otherwise as long as the context is open.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    if before[names[0]] is not None:
         yield
         return
     with tempfile.TemporaryDirectory() as directory:
-        settings = {
-            "jax_compilation_cache_dir": directory,
-            "jax_persistent_cache_min_compile_time_secs": 0.0,
-            "jax_persistent_cache_min_entry_size_bytes": -1,
-        }
-        before = {name: getattr(jax.config, name) for name in settings}
         try:
-            for name, value in settings.items():
+            for name, value in zip(names, (directory, 0.0, -1), strict=True):
                 jax.config.update(name, value)
             yield
         finally:

@@ -34,12 +34,14 @@ def _map(panel: Axes, rows: list[Row], methods: list[str], regime: str) -> None:
     panel.set_title(f"{regime}: share of the way\nfrom chance to backpropagation", fontsize=9)
 
 
+def _mean(rows: list[Row], column: str) -> float:
+    return float(np.mean([row[column] for row in rows]))
+
+
 def _front(panel: Axes, rows: list[Row], methods: list[str]) -> None:
     for method in methods:
         own = [row for row in rows if row["method"] == method]
-        place = tuple(
-            float(np.mean([row[name] for row in own])) for name in ("operations", "share")
-        )
+        place = _mean(own, "operations"), _mean(own, "share")
         panel.plot(*place, "o", color=COLOURS[method])
         panel.annotate(method, place, xytext=(4, 3), textcoords="offset points", fontsize=8)
     panel.axhline(0, color="gray", linestyle=":")
