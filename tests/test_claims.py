@@ -10,6 +10,7 @@ from experiments import report
 from experiments.analysis.alignment import cumulative_share, leading_directions
 from experiments.analysis.dimensionality import components_for, two_nn
 from experiments.analysis.rates import noise_of_feedback, trained_rates
+from experiments.analysis.statistics import interval
 from experiments.claims import (
     accuracy,
     dimensionality,
@@ -105,6 +106,21 @@ def test_verdicts_follow_the_interval():
         found = judge("s", "q", 1 + np.random.default_rng(seed).normal(size=4))
         covered += found.low < 1 < found.high
     assert abs(covered / 400 - 0.95) < 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("replicates", [2, 3, 5])
+def test_verdicts_of_nothing_are_undecided_but_for_one_in_twenty(replicates):
+    """Neurons share what differs between seeds, so that many of them decide nothing."""
+    random = np.random.default_rng(0)
+    tables, neurons = 4000, 50
+    seeds = random.normal(size=(replicates, tables, 1))
+    samples = (seeds + random.normal(size=(replicates, tables, neurons))).mean(axis=2)
+    low, _, high = interval(samples)
+    rejected = ((low > 0) | (high < 0)).mean()
+    assert rejected <= 0.055 + 3 * (0.05 * 0.95 / tables) ** 0.5
+    for table in range(5):
+        decided = judge("s", "q", samples[:, table]).verdict != "undecided"
+        assert decided == bool((low[table] > 0) | (high[table] < 0))
 
 
 def test_a_part_is_measured_once(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments.analysis import similarity
 from experiments.claims import similarity as claim
+from experiments.claims.study import Study
 from experiments.data.neural import Neural, load_neural
 from experiments.errors import UserError
 from tests.test_prepare import encoded, photo
@@ -49,6 +51,31 @@ def test_ridge_is_scikit_learns():
         expected = stats.pearsonr(predicted, responses[:, neuron]).statistic
         ours = similarity.ridge_predictivity(features, responses)[neuron]
         assert ours == pytest.approx(expected, abs=1e-6)
+
+
+def test_partial_least_squares_are_the_same_in_fewer_coordinates(monkeypatch):
+    features, responses = linear_neurons(images=40, units=300, noise=0.5)
+    found = similarity.pls_predictivity(features, responses)
+    monkeypatch.setattr(similarity, "_coordinates", lambda features, train: features)
+    np.testing.assert_allclose(found, similarity.pls_predictivity(features, responses), atol=1e-6)
+
+
+def test_animals_are_replicates_and_their_sessions_are_not():
+    """Three sessions of two animals: by 0 and .2 of the one, in the mean .1, and by .3."""
+    ahead = {"a": 0.0, "b": 0.2, "c": 0.3}
+    rows = [
+        {"rule": rule, "seed": seed, "tap": "t", "recording": name, "metric": "rsa it",
+         "value": ahead[name] if rule == "nmnc" else 0.0}
+        for name in ahead for rule in (*claim.RULES, claim.UNTRAINED) for seed in (0, 1)
+    ]  # fmt: skip
+    study = Study(Path(), None, range(2), False, None)
+    verdicts = claim.judged(study, rows, {"a": "x", "b": "x", "c": "y"})
+    (found, *_) = [v for v in verdicts if "animals" in v.statement]
+    assert found.mean == pytest.approx(0.2)
+    assert found.verdict == "undecided"
+    assert "2 animals" in found.test
+    alone = claim.judged(study, rows, {"a": "x", "b": "x"})
+    assert not [v for v in alone if "animals" in v.statement]
 
 
 def test_ceiling_is_the_reliability_of_the_mean():

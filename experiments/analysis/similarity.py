@@ -34,13 +34,26 @@ def ridge_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarra
 
 
 def pls_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """The same by partial least squares of 25 components."""
+    """The same by partial least squares of 25 components.
+
+    Where there are more features than images, these are fitted in the coordinates that the training
+    images span, where the result is the same and each product of a hundredth of the size.
+    """
     predicted = np.empty_like(responses, dtype=float)
     for train, test, scaled in _folds(features):
         components = min(COMPONENTS, features.shape[1], len(train) - 1)
+        scaled = scaled if features.shape[1] <= len(train) else _coordinates(scaled, train)
         model = PLSRegression(components, scale=False).fit(scaled[train], responses[train])
         predicted[test] = model.predict(scaled[test]).reshape(len(test), -1)
     return column_correlations(predicted, responses)
+
+
+def _coordinates(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Coordinates of all images in an orthonormal basis of what the training images span."""
+    products = features @ features[train].T
+    values, vectors = np.linalg.eigh(products[train])
+    kept = values > values[-1] * len(values) * np.finfo(products.dtype).eps
+    return products @ (vectors[:, kept] / np.sqrt(values[kept]))
 
 
 def _folds(features: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -29,21 +29,3 @@ def student_interval(values: np.ndarray) -> tuple[float, float, float]:
         return mean, -np.inf, np.inf
     low, _, high = interval(values[:, None])
     return mean, float(low[0]), float(high[0])
-
-
-def bootstrap_interval(values: np.ndarray, resamples: int = 2000) -> tuple[float, float, float]:
-    """Mean and its 95 % bootstrap interval, over seeds and neurons independently.
-
-    Args:
-        values: [seeds, neurons], two of each at least.
-        resamples: number of resamples.
-    """
-    found = stats.bootstrap(
-        [np.arange(size) for size in values.shape],
-        lambda seeds, neurons: values[np.ix_(seeds, neurons)].mean(),
-        n_resamples=resamples,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(values.mean()), float(found.low), float(found.high)

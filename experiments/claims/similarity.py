@@ -5,7 +5,8 @@ recordings that --neural names: ridge and partial-least-squares predictivity of 
 folds), debiased linear kernel alignment, the correlation of dissimilarities with each subject's;
 with noise ceilings where repeats or subjects give them. Neurons without responses that vary are
 left out and counted, and so are images that leave a tap silent, of the dissimilarities. No tap is
-chosen: verdicts are of the mean over taps.
+chosen: verdicts are of the mean over taps, and over neurons; of one recording they replicate seeds,
+and where there are several animals, whose sessions are averaged, animals.
 """
 
 from functools import partial
@@ -18,7 +19,7 @@ from experiments.analysis import similarity
 from experiments.analysis.activity import recorder
 from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band
-from experiments.claims.verdicts import Verdict, judge, judge_resampled
+from experiments.claims.verdicts import Verdict, judge
 from experiments.data.neural import Neural, load_neural
 from experiments.errors import UserError
 from experiments.files import expanded
@@ -97,34 +98,46 @@ def ceilings(recordings: list[Neural]) -> list[Row]:
     return [{"rule": "ceiling", "seed": 0, "tap": "", **row} for row in rows]
 
 
-def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """NMNC against every other rule, by neuron where there are any."""
+def judged(study: Study, rows: list[Row], animals: dict[str, str]) -> list[Verdict]:
+    """NMNC against every other rule: for each recording over seeds, and for all over animals.
+
+    Args:
+        study: its seeds.
+        rows: of all networks.
+        animals: recording to the animal it is of, where that is known.
+    """
     verdicts = []
-    kinds = dict.fromkeys((row["recording"], row["metric"]) for row in rows)
-
-    def mean_over_taps(rule: str, seed: int, kind: tuple[str, str], column: str) -> np.ndarray:
-        recording, metric = kind
-        some = where(rows, rule=rule, seed=seed, recording=recording, metric=metric)
-        return np.mean(some[column].tolist(), axis=0)
-
-    for kind in kinds:
-        recording, metric = kind
-        by_neuron = metric == "ridge"
-        if not (by_neuron or metric.startswith("rsa")):
-            continue
-        column = "neurons" if by_neuron else "value"
+    metrics: dict[str, list[str]] = {}
+    for recording, metric in dict.fromkeys((row["recording"], row["metric"]) for row in rows):
+        if metric == "ridge" or metric.startswith("rsa"):
+            metrics.setdefault(metric, []).append(recording)
+    quantity = "difference, mean over taps"
+    for metric, recordings in metrics.items():
         for other in ("vnc", "backprop", UNTRAINED):
-            differences = np.array(
-                [
-                    mean_over_taps("nmnc", seed, kind, column)
-                    - mean_over_taps(other, seed, kind, column)
-                    for seed in study.seeds
-                ]
-            )
-            decide = judge_resampled if by_neuron else judge
-            statement = f"nmnc comes closer to {recording} than {other} ({metric})"
-            verdicts.append(decide(statement, "difference, mean over taps", differences))
+            ahead = {name: _ahead(study, rows, name, metric, other) for name in recordings}
+            for name, differences in ahead.items():
+                statement = f"nmnc comes closer to {name} than {other} ({metric})"
+                verdicts.append(judge(statement, quantity, differences))
+            by_animal: dict[str, list[float]] = {}
+            for name in recordings:
+                if animals.get(name):
+                    by_animal.setdefault(animals[name], []).append(float(ahead[name].mean()))
+            if len(by_animal) > 1:
+                statement = f"nmnc comes closer to animals like these than {other} ({metric})"
+                means = [np.mean(sessions) for sessions in by_animal.values()]
+                verdicts.append(judge(statement, quantity, means, unit="animal"))
     return verdicts
+
+
+def _ahead(study: Study, rows: list[Row], recording: str, metric: str, other: str) -> np.ndarray:
+    """By how much nmnc is ahead of another rule, for each seed."""
+    column = "neurons" if metric == "ridge" else "value"
+
+    def mean(rule: str, seed: int) -> float:
+        some = where(rows, rule=rule, seed=seed, recording=recording, metric=metric)
+        return float(np.mean(some[column].tolist()))
+
+    return np.array([mean("nmnc", seed) - mean(other, seed) for seed in study.seeds])
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
@@ -207,6 +220,6 @@ def main(study: Study) -> None:
             name = f"{rule}-seed{seed}"
             rows += study.part(name, partial(one_network, study, recordings, rule, seed))
     say_silent(rows)
-    verdicts = judged(study, rows)
+    verdicts = judged(study, rows, {each.name: each.animal for each in recordings})
     table = [{k: v for k, v in row.items() if k != "neurons"} for row in rows]
     study.finish("similarity", table, verdicts, draw(study, rows))

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.analysis.statistics import bootstrap_interval, student_interval
+from experiments.analysis.statistics import student_interval
 
 
 class Verdict(NamedTuple):
@@ -14,7 +14,7 @@ class Verdict(NamedTuple):
         statement: what is claimed.
         verdict: "supported", "not supported" or "undecided".
         quantity: the number that decides, by its sign.
-        mean: over seeds.
+        mean: over replicates.
         low: lower end of its 95 % interval.
         high: upper end.
         test: how the interval was made.
@@ -29,45 +29,27 @@ class Verdict(NamedTuple):
     test: str
 
 
-def judge(statement: str, quantity: str, samples: Any) -> Verdict:
+def judge(statement: str, quantity: str, samples: Any, *, unit: str = "seed") -> Verdict:
     """Judges a statement that holds where a quantity is positive.
+
+    Of the null a verdict other than "undecided" comes in one of twenty: the interval is of the mean
+    over what was replicated, and what varies within a replicate (neurons, images, taps) is averaged
+    before.
 
     Args:
         statement: what is claimed.
         quantity: the quantity's name.
-        samples: its value for each seed, [seeds].
+        samples: its value for each replicate, [replicates].
+        unit: what a replicate is: a seed, a session, an animal.
 
     Returns:
-        "supported" where the 95 % Student interval of the mean lies above zero, "not supported"
-        where it lies below, otherwise "undecided", as with one seed. Seeds without a value (NaN)
+        "supported" where the 95 % Student interval of the mean is above zero, "not supported" where
+        it is below, otherwise "undecided", as with one replicate. Replicates without a value (NaN)
         are left out.
     """
     values = np.asarray(samples, float)
     values = values[np.isfinite(values)]
-    test = f"95 % Student interval of the mean over {len(values)} seeds"
-    return _verdict(statement, quantity, *student_interval(values), test)
-
-
-def judge_resampled(statement: str, quantity: str, samples: Any) -> Verdict:
-    """Judges as `judge` does, by a bootstrap over seeds and neurons.
-
-    With a single seed or neuron it is by `judge`, of the means over neurons.
-
-    Args:
-        statement: what is claimed.
-        quantity: the quantity's name.
-        samples: [seeds, neurons].
-    """
-    values = np.asarray(samples, float)
-    seeds, neurons = values.shape
-    if 1 in values.shape:
-        return judge(statement, quantity, values.mean(axis=1))
-    test = f"95 % bootstrap interval over {seeds} seeds and {neurons} neurons"
-    return _verdict(statement, quantity, *bootstrap_interval(values), test)
-
-
-def _verdict(
-    statement: str, quantity: str, mean: float, low: float, high: float, test: str
-) -> Verdict:
+    test = f"95 % Student interval of the mean over {len(values)} {unit}s"
+    mean, low, high = student_interval(values)
     verdict = "supported" if low > 0 else "not supported" if high < 0 else "undecided"
     return Verdict(statement, verdict, quantity, mean, low, high, test)

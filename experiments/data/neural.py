@@ -1,6 +1,8 @@
 """Recordings of neurons, and dissimilarities of brain areas, with the images that were shown."""
 
+import contextlib
 import io
+import json
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -23,12 +25,14 @@ class Neural(NamedTuple):
         images: uint8, [images, side, side, 3], in the order of the responses.
         responses: [repeats, images, neurons], NaN where a repeat is missing; None without.
         rdms: name to dissimilarities, [subjects, images, images].
+        animal: as ``meta.json`` names it; "" without.
     """
 
     name: str
     images: np.ndarray
     responses: np.ndarray | None
     rdms: dict[str, np.ndarray]
+    animal: str = ""
 
 
 def load_neural(path: Path, side: int) -> Neural:
@@ -64,6 +68,7 @@ def load_neural(path: Path, side: int) -> Neural:
                 shown, arrays[key] = read_assembly(read(), file)
     rdms = {key.removeprefix("rdms_"): a for key, a in arrays.items() if key.startswith("rdms_")}
     responses = arrays.get("responses")
+    animal = _animal(tables)
     pictures = _stimuli_alone(pictures, name)
     if not pictures or (responses is None and not rdms):
         raise UserError(f"neural is {name}, which lacks part of {LAYOUT}")
@@ -83,7 +88,17 @@ def load_neural(path: Path, side: int) -> Neural:
         if not np.isfinite(array).all():
             raise UserError(f"rdms_{key} of {name} hold values that are not finite; they take none")
     stacked = np.stack([pictures[image] for image in images])
-    return Neural(readable(path.name).split(".")[0], stacked, responses, rdms)
+    return Neural(readable(path.name).split(".")[0], stacked, responses, rdms, animal)
+
+
+def _animal(tables: dict[str, bytes]) -> str:
+    """The animal that ``meta.json`` names, if it does."""
+    for file, content in tables.items():
+        if PurePosixPath(file).name == "meta.json":
+            with contextlib.suppress(ValueError):  # What is no JSON is refused as a table.
+                meta = json.loads(content)
+                return str(meta.get("animal", "")) if isinstance(meta, dict) else ""
+    return ""
 
 
 def _array(content: bytes, name: str) -> np.ndarray:
