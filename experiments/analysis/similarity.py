@@ -1,5 +1,6 @@
 """How alike a network and a brain area are: predictivity, dissimilarities, kernel alignment."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,10 @@ def _coordinates(features: np.ndarray, train: np.ndarray) -> np.ndarray:
     return products @ (vectors[:, kept] / np.sqrt(values[kept]))
 
 
-def _folds(features: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _folds(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Training images, held-out ones, and the features standardised by the former."""
-    found = []
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(features):
-        found.append((train, test, StandardScaler().fit(features[train]).transform(features)))
-    return found
+        yield train, test, StandardScaler().fit(features[train]).transform(features)
 
 
 def column_correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
