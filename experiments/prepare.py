@@ -16,9 +16,12 @@ import tyro
 from experiments.command import run_command, take
 from experiments.configuration import DATA_DIR
 from experiments.data.archives import find, verify
-from experiments.data.catalogue import CATALOGUE
+from experiments.data.catalogue import CATALOGUE, Entry
+from experiments.data.damage import Damage
+from experiments.data.extracted import Extracted, open_extracted
+from experiments.data.imagenet import official_labels
 from experiments.errors import UserError
-from experiments.files import expanded
+from experiments.files import expanded, write_whole
 from experiments.progress import shown
 
 
@@ -29,11 +32,15 @@ class Options:
     name: tyro.conf.Positional[Literal["cifar10", "imagenet2012"]]
     """Data set."""
     archive: Path
-    """Directory of the official archives, under their official names."""
+    """Directory of the official archives, under their official names; of imagenet2012 also of the
+    extracted images, train/<class>/ and val/, as they are or as Kaggle's archive has them."""
     data_dir: Path = Path(DATA_DIR)
     """Directory to prepare it in."""
     verify: bool = True
-    """Check the archives' sha256."""
+    """Check the archives' sha256; --no-verify leaves it out, for archives that were made anew."""
+    skip_damaged: bool = False
+    """imagenet2012 only: leave out images that cannot be read, and list them beside the set;
+    without, the first one is refused."""
 
 
 def prepare(options: Options) -> dict[str, int]:
@@ -55,7 +62,7 @@ def prepare(options: Options) -> dict[str, int]:
     tfds.disable_progress_bar()
     data_dir = expanded(options.data_dir)
     entry = CATALOGUE[options.name]
-    paths = [find(archive, options.archive) for archive in entry.archives]
+    damage, source = Damage(options.skip_damaged), _source(options, entry)
     kinds = {"cifar10": builders.Cifar10, "imagenet2012": builders.Imagenet2012}
     make = kinds[options.name]
     version = data_dir / options.name / str(make.VERSION)
@@ -64,15 +71,36 @@ def prepare(options: Options) -> dict[str, int]:
     # What an earlier preparation left when it was killed.
     for left in version.parent.glob(f"incomplete.*_{version.name}"):
         shutil.rmtree(left)
-    if options.verify:
-        for archive, path in zip(entry.archives, paths, strict=True):
+    if options.verify and not isinstance(source, Extracted):
+        for archive, path in zip(entry.archives, source, strict=True):
             with shown(f"checking {archive.name}", path.stat().st_size) as read:
                 verify(archive, path, read)
-    with shown(f"preparing {options.name}", entry.examples) as show:
+    known = isinstance(source, Extracted)
+    count = len(source.train) + len(source.test) if known else entry.examples
+    with shown(f"preparing {options.name}", count) as show:
         done = itertools.count(1)
-        builder = make(archives=paths, counted=lambda: show(next(done)), data_dir=data_dir)
+        builder = make(
+            archives=source,
+            counted=lambda: show(next(done)),
+            damage=damage,
+            data_dir=data_dir,
+        )
         builder.download_and_prepare()
+    if damage.found:
+        listed = version.with_name(f"{version.name}.damaged.txt")
+        write_whole(listed, "\n".join(damage.found.values()) + "\n")
+        print(f"left out {len(damage.found)} images that cannot be read, listed in {listed}")
     return {name: split.num_examples for name, split in builder.info.splits.items()}
+
+
+def _source(options: Options, entry: Entry) -> list[Path] | Extracted:
+    """The archives, or where they are not there the images that were extracted from them."""
+    extracted = options.name == "imagenet2012" and not any(
+        (options.archive / archive.name).is_file() for archive in entry.archives
+    )
+    if extracted and options.archive.is_dir() and any(options.archive.iterdir()):
+        return open_extracted(options.archive, official_labels())
+    return [find(archive, options.archive) for archive in entry.archives]
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from experiments import prepare, train
 from experiments.data import load
-from experiments.data.builders import LABELS, VALIDATION_LABELS, tfds
-from experiments.data.imagenet import crop_at_random, crop_centre, load_imagenet
+from experiments.data.builders import LABELS, tfds
+from experiments.data.extracted import open_extracted
+from experiments.data.imagenet import VALIDATION_LABELS, crop_at_random, crop_centre, load_imagenet
 from experiments.errors import UserError
 from tests.cases import run_on
 from tests.test_checkpoints import last_network, without_time
@@ -191,6 +192,124 @@ def test_imagenet_trains_and_goes_on_exactly(imagenet, tmp_path):
     assert without_time(out) == measured
     assert [record["step"] for record in measured] == [0, 2, 4, 5]
     assert 0 <= measured[-1]["test_accuracy"] <= 1
+
+
+def extracted(directory, archives, layout):
+    """The archives' images as files: in folders of classes, flat, or as Kaggle has them."""
+    root = directory / "ILSVRC/Data/CLS-LOC" if layout == "kaggle" else directory
+    (root / "train").mkdir(parents=True)
+    with tarfile.open(archives / "ILSVRC2012_img_train.tar") as whole:
+        for member in whole:
+            folder = root / "train" / member.name.removesuffix(".tar")
+            with tarfile.open(fileobj=whole.extractfile(member)) as inner:
+                inner.extractall(folder, filter="data")
+    labels = tfds.core.tfds_path(VALIDATION_LABELS).read_text().split()[:3]
+    with tarfile.open(archives / "ILSVRC2012_img_val.tar") as whole:
+        whole.extractall(root / "val", filter="data")
+    # The made archives' validation images are of classes that training lacks but for one.
+    classes = sorted(path.name for path in (root / "train").iterdir())
+    for number, label in enumerate(labels, 1):
+        if label not in classes:
+            (root / "train" / label).mkdir()
+            (root / "train" / label / f"{label}_9.JPEG").write_bytes(encoded(photo(number)))
+    if layout == "kaggle":
+        rows = [f"ILSVRC2012_val_{n:08},{label} 1 2 3 4" for n, label in enumerate(labels, 1)]
+        text = "\n".join(["ImageId,PredictionString", *rows]) + "\n"
+        (directory / "LOC_val_solution.csv").write_text(text)
+    if layout == "folders":
+        for number, label in enumerate(labels, 1):
+            (root / "val" / label).mkdir(exist_ok=True)
+            image = root / "val" / f"ILSVRC2012_val_{number:08}.JPEG"
+            image.rename(root / "val" / label / image.name)
+    return labels
+
+
+@pytest.mark.parametrize("layout", ["flat", "folders", "kaggle"])
+def test_extracted_images_are_streamed_and_prepared_alike(layout, tmp_path):
+    archives, folder = tmp_path / "archives", tmp_path / "folder"
+    archives.mkdir()
+    imagenet_archives(archives)
+    labels = extracted(folder, archives, layout)
+    config = run_on("imagenet2012", data_path=str(folder))
+    streamed = load(config)
+    classes = open_extracted(folder, labels).classes
+    assert streamed.outputs == len(classes) == round(1 / streamed.chance)
+    assert streamed.test_size == 3
+    _, targets = streamed.test_examples(np.arange(3))
+    assert {classes[target] for target in targets} == set(labels)
+    run("imagenet2012", folder, tmp_path / "prepared")
+    prepared = load_imagenet(tmp_path / "prepared", validation=False)
+    assert prepared.train_size == streamed.train_size
+    of_streamed, of_prepared = (
+        sorted(image.mean() for image in data.train_examples(np.arange(data.train_size))[0])
+        for data in (streamed, prepared)
+    )
+    np.testing.assert_allclose(of_streamed, of_prepared, atol=1)
+    # Behind links to folders, too.
+    (tmp_path / "links").mkdir()
+    root = folder / "ILSVRC/Data/CLS-LOC" if layout == "kaggle" else folder
+    for part in ("train", "val"):
+        (tmp_path / "links" / part).symlink_to(root / part, target_is_directory=True)
+    if layout == "kaggle":
+        shutil.copy(folder / "LOC_val_solution.csv", tmp_path / "links")
+    assert load(config.replace(data_path=str(tmp_path / "links"))).train_size == prepared.train_size
+
+
+def test_a_streamed_step_is_known_from_its_number(tmp_path):
+    for part, count in (("train", 4), ("val", 2)):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(count):
+                path = tmp_path / part / label / f"{number}.jpg"
+                path.write_bytes(encoded(photo(number)))
+    data = load(run_on("imagenet2012", data_path=str(tmp_path)))
+    straight = list(data.train_batches(4, 1, steps=range(4), rows=np.arange(4)))
+    resumed = list(data.train_batches(4, 1, steps=range(3, 4), rows=np.arange(4)))
+    np.testing.assert_array_equal(resumed[0][0], straight[3][0])
+    path = tmp_path / "train" / "b" / "3.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"b/3.jpg cannot be read"):
+        list(data.train_batches(8, 1, steps=range(1), rows=np.arange(8)))
+
+
+def test_layouts_that_do_not_fit_are_named(tmp_path):
+    config = run_on("imagenet2012", data_path=str(tmp_path))
+    with pytest.raises(UserError, match="has no folders train/ and val/; it takes train/<class>"):
+        load(config)
+    for part in ("train/a", "val"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "train" / "a" / "0.jpg").write_bytes(encoded(photo(0)))
+    with pytest.raises(UserError, match="val holds no image"):
+        load(config)
+    (tmp_path / "val" / "cat.jpg").write_bytes(encoded(photo(0)))
+    with pytest.raises(UserError, match=r"val/cat.jpg is of no known class"):
+        load(config)
+    (tmp_path / "train" / "empty").mkdir()
+    (tmp_path / "val" / "cat.jpg").unlink()
+    (tmp_path / "val" / "a").mkdir()
+    (tmp_path / "val" / "a" / "0.jpg").write_bytes(encoded(photo(0)))
+    with pytest.raises(UserError, match=r"class 'empty' of .* has no image"):
+        load(config)
+    (tmp_path / "train" / "empty" / "0.jpg").write_bytes(encoded(photo(0)))
+    with pytest.raises(UserError, match="class 'a' is none of imagenet2012's"):
+        run("imagenet2012", tmp_path, tmp_path / "prepared")
+
+
+def test_damaged_images_are_named_or_left_out_and_listed(tmp_path, capsys):
+    archives, folder = tmp_path / "archives", tmp_path / "folder"
+    archives.mkdir()
+    imagenet_archives(archives)
+    extracted(folder, archives, "flat")
+    damaged = next((folder / "train").glob("*/*_3.JPEG"))
+    damaged.write_bytes(damaged.read_bytes()[:-300])
+    with pytest.raises(UserError, match=rf"{damaged.name} cannot be read.*--skip-damaged"):
+        run("imagenet2012", folder, tmp_path / "prepared")
+    run("imagenet2012", folder, tmp_path / "prepared", "--skip-damaged")
+    assert "left out 1 images that cannot be read, listed in" in capsys.readouterr().out
+    listed = tmp_path / "prepared" / "imagenet2012" / "5.1.0.damaged.txt"
+    assert damaged.name in listed.read_text()
+    whole = sum(1 for _ in (folder / "train").glob("*/*"))
+    assert load_imagenet(tmp_path / "prepared", validation=False).train_size == whole - 1
 
 
 def test_crops_are_parts_of_the_image():

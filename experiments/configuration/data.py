@@ -25,7 +25,9 @@ class Data(Section):
     data_dir: str = DATA_DIR
     """Where cifar10 and imagenet2012 were prepared."""
     data_path: str = ""
-    """folder only: images in train/<class>/ and test/<class>/ (or val), or an archive of them."""
+    """folder: images in train/<class>/ and test/<class>/ (or val), or an archive of them.
+    imagenet2012: extracted images in train/<class>/ and val/, read while training runs, of any
+    number of classes; without, the set that was prepared in data_dir."""
     image_size: int | None = None
     """folder only: side to which images are resized; without, all have one size."""
     skip_damaged: bool = False
@@ -67,10 +69,12 @@ class Data(Section):
             self.refuse("train_images", f"{self.data} takes none")
         if self.variant == "hard" and self.data != "photos":
             raise UserError(f"variant is 'hard' with data {self.data!r}; only photos has one")
-        if bool(self.data_path) != (self.data == "folder"):
+        if self.data == "folder" and not self.data_path:
+            raise UserError("data_path is '' with data 'folder'; it takes a path")
+        if self.data_path and self.data not in ("folder", "imagenet2012"):
             raise UserError(
-                f"data_path is {self.data_path!r} with data {self.data!r}; 'folder' takes a path, "
-                "the others none"
+                f"data_path is {self.data_path!r} with data {self.data!r}; 'folder' and "
+                "'imagenet2012' take a path, the others none"
             )
         if self.augment and self.data not in AUGMENTED:
             self.refuse("augment", f"{self.data} takes False")

@@ -35,8 +35,10 @@ def load(config: Config) -> Dataset:
     """
     data = config.data
     if data.name == "imagenet2012":
-        from experiments.data.imagenet import load_imagenet
+        from experiments.data.imagenet import load_imagenet, stream_imagenet
 
+        if data.data_path:
+            return stream_imagenet(expanded(data.data_path), data.validation)
         return load_imagenet(expanded(data.data_dir), data.validation)
     if data.is_task:
         seeded = config.model.noise > 0

@@ -23,13 +23,13 @@ CIFAR = 50_000, 10_000
 def describe(config: Config) -> Dataset:
     """Makes what a plan asks of a configuration's data set.
 
-    Of cifar10 and imagenet2012 nothing is read: images are noise, as many as there are. Other data
-    sets are at hand, and are loaded.
+    Nothing is read of cifar10 and of a prepared imagenet2012: images are noise, as many as there
+    are. Other data sets are at hand, and are loaded.
 
     Raises:
         UserError: as `experiments.data.load` does.
     """
-    if config.data.name == "imagenet2012":
+    if config.data.name == "imagenet2012" and not config.data.data_path:
         train, test = IMAGENET
         if config.data.validation:
             train, test = train - HELD_OUT, HELD_OUT

@@ -3,23 +3,23 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.data.cache import check_writable, damage_list, keep_set, kept_set
+from experiments.data.damage import Damage
 from experiments.data.dataset import Examples
 from experiments.data.in_memory import InMemory, held_out, standardised
 from experiments.data.listing import check_source, content_key, files_of, readable
 from experiments.data.pictures import KINDS, is_picture, picture
-from experiments.errors import Unreadable, UserError
+from experiments.errors import UserError
 from experiments.progress import shown
 
 SPLITS = ("train", "test", "val")
 LAYOUT = f"train/<class>/{KINDS} and test/<class>/... or val/<class>/..."
 RULES = 3
 """Counts changes in how images are read, so that no set decoded by earlier rules is used."""
-Value = TypeVar("Value")
 
 
 class Member(NamedTuple):
@@ -82,32 +82,6 @@ def _chosen(parts: dict[str, np.ndarray], validation: bool, name: str) -> tuple[
         return train, of_split[used]
     (only,) = of_split.values()
     return held_out(train) if validation else (train, only)
-
-
-class Damage:
-    """What cannot be read: left out and listed, or refused at once.
-
-    Attributes:
-        found: names of files to why each cannot be read.
-    """
-
-    def __init__(self, skip: bool):
-        self.found: dict[str, str] = {}
-        self._skip = skip
-
-    def attempt(self, name: str, read: Callable[[], Value]) -> Value | None:
-        """Reads one file; returns None where it cannot be read and is left out.
-
-        Raises:
-            Unreadable: if damaged files are not left out.
-        """
-        try:
-            return read()
-        except Unreadable as error:
-            if not self._skip:
-                raise Unreadable(f"{error}; --skip-damaged leaves such files out") from error
-            self.found[name] = str(error)
-            return None
 
 
 def _place(name: str) -> tuple[str, str] | None:

@@ -12,6 +12,8 @@ from PIL import Image
 
 from experiments.data.catalogue import open_sources
 from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
+from experiments.data.extracted import LAYOUT, open_extracted
+from experiments.data.listing import check_source, readable
 from experiments.data.pictures import colours, opened, upright_size
 from experiments.errors import UserError
 from nmnc_jax.types import Array
@@ -25,6 +27,7 @@ AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 """Of the random crops that train (Szegedy et al. 2015)."""
 NAME = "an image of imagenet2012"
+VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
 HELD_OUT = 10_000
 THREADS = 16
 AHEAD = 1024
@@ -75,7 +78,7 @@ class ImageNet:
     def _centres(self, source: Any, places: np.ndarray) -> Examples:
         def read(place: int) -> tuple[np.ndarray, int]:
             record = source[int(place)]
-            return crop_centre(record["image"], self.side), record["label"]
+            return crop_centre(record["image"], self.side, _name(record)), record["label"]
 
         with ThreadPoolExecutor(THREADS) as pool:
             images, labels = zip(*pool.map(read, places), strict=True)
@@ -122,7 +125,8 @@ class _Examples(Sequence[tuple[np.ndarray, np.int32]]):
         index = batch_indices(self.data.train_size, self.batch, self.seed, step)[row]
         record = self.data.train_source[int(self.data.train_places[index])]
         random = np.random.default_rng((self.seed, step, row))
-        return crop_at_random(record["image"], self.data.side, random), np.int32(record["label"])
+        image = crop_at_random(record["image"], self.data.side, random, _name(record))
+        return image, np.int32(record["label"])
 
 
 def load_imagenet(data_dir: Path, validation: bool) -> ImageNet:
@@ -132,27 +136,60 @@ def load_imagenet(data_dir: Path, validation: bool) -> ImageNet:
         UserError: as `open_sources` does.
     """
     train, test = open_sources("imagenet2012", data_dir)
+    return _split(train, test, 1000, validation)
+
+
+def stream_imagenet(path: Path, validation: bool) -> ImageNet:
+    """Opens extracted images, of any number of classes; otherwise as `load_imagenet`.
+
+    Raises:
+        UserError: as `open_extracted` does.
+    """
+    check_source("data_path", path, LAYOUT)
+    found = open_extracted(path, official_labels())
+    return _split(found.train, found.test, len(found.classes), validation)
+
+
+def official_labels() -> list[str]:
+    """Classes of the official validation images by their numbers; none without TFDS."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        return []
+    return tfds.core.tfds_path(VALIDATION_LABELS).read_text().split()
+
+
+def _split(train: Any, test: Any, classes: int, validation: bool) -> ImageNet:
     places = np.arange(len(train))
+    known = {"outputs": classes, "chance": 1 / classes}
     if not validation:
-        return ImageNet(train, test, places, np.arange(len(test)))
+        return ImageNet(train, test, places, np.arange(len(test)), **known)
     if len(places) <= HELD_OUT:
         raise UserError(f"imagenet2012 has {len(places)} images; validation holds out {HELD_OUT}")
     order = np.random.default_rng(0).permutation(places)
-    return ImageNet(train, train, np.sort(order[HELD_OUT:]), np.sort(order[:HELD_OUT]))
+    held, kept = np.sort(order[:HELD_OUT]), np.sort(order[HELD_OUT:])
+    return ImageNet(train, train, kept, held, **known)
 
 
-def crop_centre(content: bytes, side: int) -> np.ndarray:
+def _name(record: Any) -> str:
+    """What a record is called in errors: its file, where that is known."""
+    return readable(record["file"]) if "file" in record else NAME
+
+
+def crop_centre(content: bytes, side: int, name: str = NAME) -> np.ndarray:
     """Decodes the central square of an image, [side, side, 3]."""
-    with opened(content, NAME) as image:
+    with opened(content, name) as image:
         width, height = upright_size(image)
         length = CENTRE * min(width, height)
         left, top = (width - length) / 2, (height - length) / 2
         return _resized(image, (left, top, left + length, top + length), side)
 
 
-def crop_at_random(content: bytes, side: int, random: np.random.Generator) -> np.ndarray:
+def crop_at_random(
+    content: bytes, side: int, random: np.random.Generator, name: str = NAME
+) -> np.ndarray:
     """Decodes a random part of an image, mirrored half the time, [side, side, 3]."""
-    with opened(content, NAME) as image:
+    with opened(content, name) as image:
         width, height = upright_size(image)
         area = width * height * random.uniform(*AREA)
         ratio = np.exp(random.uniform(*np.log(RATIO)))

@@ -50,7 +50,7 @@ def files_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     names = set()
     for name, read in _folder(path) if path.is_dir() else _archive(path):
         name = readable(PurePosixPath(name).as_posix())
-        if not all(map(_is_kept, PurePosixPath(name).parts)):
+        if not all(map(is_kept, PurePosixPath(name).parts)):
             continue
         if name in names:
             raise UserError(f"{readable(path)} holds {name!r} twice")
@@ -75,7 +75,7 @@ def content_key(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _is_kept(part: str) -> bool:
+def is_kept(part: str) -> bool:
     """Whether a file or a folder of this name is a user's own."""
     return not part.startswith(".") and part.lower() not in LEFT_BY_SYSTEMS
 
@@ -91,7 +91,7 @@ def _below(path: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterato
     if here in above:
         raise UserError(f"{readable(path)} is a link to a folder that it is in")
     try:
-        names = sorted(filter(_is_kept, os.listdir(path)))
+        names = sorted(filter(is_kept, os.listdir(path)))
     except OSError as error:
         raise UserError(f"{readable(path)} cannot be read: {error.strerror}") from error
     for name in names:

@@ -1,0 +1,162 @@
+"""ImageNet as extracted files: folders of classes for training, folders or a flat list to test.
+
+Nothing is held in memory but the files' names and classes. Links are followed. The layouts are
+those of the official archives, unpacked, of Kaggle's archive (below ``ILSVRC/Data/CLS-LOC``) and of
+what the usual scripts make of both.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.listing import is_kept, readable
+from experiments.data.pictures import SUFFIXES
+from experiments.errors import Unreadable, UserError
+
+LAYOUT = (
+    "train/<class>/*.JPEG, and val/<class>/*.JPEG or a flat val/ with LOC_val_solution.csv beside "
+    "the folders, or of the official names ILSVRC2012_val_00000001.JPEG ..."
+)
+KAGGLE_LABELS = "LOC_val_solution.csv"
+
+
+class Files(Sequence[dict[str, Any]]):
+    """Random access to encoded images and their classes, by number."""
+
+    def __init__(self, names: list[str], labels: list[int], root: Path):
+        """Keeps names as bytes of one array: a list of a million takes ten times the memory."""
+        self.root = os.fsencode(root)
+        self.names = np.array([os.fsencode(name) for name in names])
+        self.labels = np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place: Any) -> Any:
+        name = os.path.join(self.root, self.names[int(place)])
+        try:
+            with open(name, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            told = readable(os.fsdecode(name))
+            raise Unreadable(f"{told} cannot be read: {error.strerror}") from error
+        return {"image": content, "label": self.labels[int(place)], "file": os.fsdecode(name)}
+
+
+class Extracted(NamedTuple):
+    """Both parts of an extracted ImageNet.
+
+    Attributes:
+        train: its training images.
+        test: its validation images.
+        classes: names of the classes, in the order of their numbers.
+    """
+
+    train: Files
+    test: Files
+    classes: list[str]
+
+
+def open_extracted(path: Path, official_labels: Sequence[str] = ()) -> Extracted:
+    """Lists the files of an extracted ImageNet, of any number of classes.
+
+    Args:
+        path: the folder that holds train/ and val/, or one above it.
+        official_labels: the class of each official validation image, in the order of their numbers.
+
+    Raises:
+        UserError: naming what is missing or does not fit.
+    """
+    root = _root(path)
+    classes = sorted(entry.name for entry in _entries(root / "train") if entry.is_dir())
+    if not classes:
+        raise UserError(f"{readable(root / 'train')} has no folder of a class; it takes {LAYOUT}")
+    numbers = {name: number for number, name in enumerate(classes)}
+    train = _in_classes(root / "train", numbers)
+    if any(entry.is_dir() for entry in _entries(root / "val")):
+        test = _in_classes(root / "val", numbers)
+    else:
+        test = _flat(root / "val", numbers, _kaggle_labels(path, root), official_labels)
+    for part, files in (("train", train), ("val", test)):
+        if not len(files):
+            raise UserError(f"{readable(root / part)} holds no image; it takes {LAYOUT}")
+    empty = set(range(len(classes))) - set(train.labels.tolist())
+    if empty:
+        name = classes[min(empty)]
+        raise UserError(f"class {name!r} of {readable(root / 'train')} has no image")
+    return Extracted(train, test, classes)
+
+
+def _root(path: Path) -> Path:
+    for below in ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"):
+        if (path / below / "train").is_dir() and (path / below / "val").is_dir():
+            return path / below
+    raise UserError(f"{readable(path)} has no folders train/ and val/; it takes {LAYOUT}")
+
+
+def _entries(path: Path) -> Iterable[os.DirEntry[str]]:
+    """What a folder holds, sorted, but for what systems leave."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted((e for e in entries if is_kept(e.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{readable(path)} cannot be read: {error.strerror}") from error
+
+
+def _images(path: Path) -> Iterator[str]:
+    for entry in _entries(path):
+        if entry.name.lower().endswith(SUFFIXES):
+            yield entry.name
+
+
+def _in_classes(path: Path, numbers: dict[str, int]) -> Files:
+    names: list[str] = []
+    labels: list[int] = []
+    for entry in _entries(path):
+        if not entry.is_dir():
+            continue
+        if entry.name not in numbers:
+            raise UserError(f"{readable(path)} has class {entry.name!r}, which train/ lacks")
+        inside = [f"{entry.name}/{name}" for name in _images(path / entry.name)]
+        names += inside
+        labels += [numbers[entry.name]] * len(inside)
+    return Files(names, labels, path)
+
+
+def _kaggle_labels(path: Path, root: Path) -> dict[str, str]:
+    """Class of each validation image by its name without suffix, as Kaggle's table has it."""
+    for place in (path, root, *root.parents):
+        table = place / KAGGLE_LABELS
+        if table.is_file():
+            with table.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
+                raise UserError(f"{readable(table)} has no columns ImageId and PredictionString")
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        if place == path.parent:
+            break
+    return {}
+
+
+def _flat(
+    path: Path, numbers: dict[str, int], kaggle: dict[str, str], official: Sequence[str]
+) -> Files:
+    """Validation images without folders: their classes by Kaggle's table, or by their numbers."""
+    names = list(_images(path))
+    labels = []
+    for name in names:
+        stem = Path(name).stem
+        number = stem.rpartition("_")[2]
+        label = kaggle.get(stem)
+        if label is None and not kaggle and stem.startswith("ILSVRC2012_val_"):
+            place = int(number) - 1 if number.isdecimal() else -1
+            label = official[place] if 0 <= place < len(official) else None
+        if label not in numbers:
+            why = f"of class {label!r}, which train/ lacks" if label else "of no known class"
+            raise UserError(f"{readable(path / name)} is {why}; it takes {LAYOUT}")
+        labels.append(numbers[label])
+    return Files(names, labels, path)
