@@ -145,7 +145,7 @@ def alignment(estimated: PyTree, exact: PyTree) -> PyTree:
 
 
 def jacobian_share(jacobian: Array, basis: Array | None) -> Array:
-    """Share alpha = |J P|^2 / |J|^2 of a Jacobian's squared norm inside a subspace.
+    """Share ``alpha = |J P|^2 / |J|^2`` of a Jacobian's squared norm inside a subspace.
 
     Noise correlation in the subspace aligns better than isotropic when alpha > d/n.
 
