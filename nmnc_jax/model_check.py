@@ -187,6 +187,10 @@ def check_model(
         >>> report.coupled, report["hidden"].units
         (False, 3)
     """
+    if not set(choices_of(readout)) <= {"output", "loss", "next", "mirror"}:
+        raise ValueError(
+            f"readout is {readout!r}; it takes 'output', 'loss', 'next', 'mirror' or None"
+        )
     model = Model(apply_fn, has_aux, kwargs)
     inputs, _ = check_batch(batch)
     nodes = trace_nodes(model, params, inputs)
@@ -213,7 +217,8 @@ def examine(
         params: its parameters.
         batch: (inputs, targets).
         nodes: of the model on these inputs.
-        readout: name of the readout; None: the model's default.
+        readout: name of the readout; None: the model's default. One that is added to the table of
+            readouts is looked at as "output" is.
         trial: whether to run the model; impossible on traced values.
         causal: whether responses follow the taps' time, where it is known.
         learns: whether readout "loss" learns a feedback from the outputs besides.
@@ -229,10 +234,6 @@ def examine(
         readout = "next" if has_marks_in_scans(nodes) else "output"
     if isinstance(readout, tuple):
         readout = "mirror" if "mirror" in readout and nodes.linears else readout[-1]
-    if readout not in ("output", "loss", "next", "mirror"):
-        raise ValueError(
-            f"readout is {readout!r}; it takes 'output', 'loss', 'next', 'mirror' or None"
-        )
     if readout == "mirror":
         return _examine_linears(model, params, inputs, nodes, trial=trial and concrete)
     structure = find_structure(model, params, inputs, nodes)

@@ -12,6 +12,7 @@ import pytest
 import nmnc_jax
 from nmnc_jax import Probe, credit_from_state, fixed_subspace, learned_feedback, nmnc
 from nmnc_jax.diagnostics import cosine, exact_credit, exact_gradient
+from nmnc_jax.readouts import READOUTS, output
 from tests.cases import (
     CASES,
     CHAINED,
@@ -170,6 +171,18 @@ def test_node_perturbation_keeps_each_examples_own_gradient():
     exact = exact_gradient(case.apply_fn, squared_error, case.params, batch)
     assert float(jnp.abs(exact["in"]).max()) > 0.1
     assert relative_error(got, exact) < 1e-5
+
+
+def test_a_readout_that_is_added_to_the_table_is_taken_by_its_name(monkeypatch):
+    case = CASES["dense"]()
+    monkeypatch.setitem(READOUTS, "own", output.readout._replace(name="own"))
+
+    def gradients(readout):
+        estimator = nmnc(case.apply_fn, squared_error, rank=2, readout=readout)
+        state = estimator.init(case.params, case.batch)
+        return jitted(estimator)(jax.random.key(0), case.params, case.batch, state)[0]
+
+    chex.assert_trees_all_equal(gradients("own"), gradients("output"))
 
 
 def test_feedback_survives_the_move_of_the_basis():
