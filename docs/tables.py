@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from scipy import stats
+
+from experiments.analysis.statistics import student_interval
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,23 +17,17 @@ def read(path: str) -> pd.DataFrame:
     return pd.read_csv(ROOT / path)
 
 
-def half_width(values: pd.Series) -> float:
-    """Half of the 95 % Student interval of the mean; NaN for one value."""
-    values = values.dropna()
-    return stats.t.ppf(0.975, len(values) - 1) * values.sem() if len(values) > 1 else np.nan
-
-
 def spread(values: pd.Series, digits: int = 3) -> str:
     """The mean over seeds with half of its 95 % interval; the mean alone for one seed."""
-    half = half_width(values)
-    mean = f"{values.mean():.{digits}f}"
-    return mean if np.isnan(half) else f"{mean} ± {half:.{digits}f}"
+    mean, low, _ = student_interval(values.dropna().to_numpy())
+    shown = f"{mean:.{digits}f}"
+    return shown if np.isinf(low) else f"{shown} ± {mean - low:.{digits}f}"
 
 
 def interval(values: pd.Series, digits: int = 3) -> str:
     """The mean over seeds with its 95 % interval, as "mean [low, high]"."""
-    mean, half = values.mean(), half_width(values)
-    return f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}]"
+    mean, low, high = student_interval(values.dropna().to_numpy())
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def difference(frame: pd.DataFrame, left: str, right: str, value: str, digits: int = 3) -> str:
