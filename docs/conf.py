@@ -8,10 +8,17 @@ DOCS = Path(__file__).parent
 # Pages import `experiments` and this folder's own modules, here and in the kernels that run them.
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tutorials spend most of their time in compilation.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ.setdefault("XLA_FLAGS", QUICK)
+# Tutorials spend most of their time in compilation: little of it, and what was compiled once is kept.
+CACHE = Path(os.environ.get("NMNC_JAX_CACHE", Path.home() / ".cache" / "nmnc_jax"))
+SETTINGS = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for name, value in SETTINGS.items():
+    os.environ.setdefault(name, value)
 
 project = "nmnc_jax"
 author = "The nmnc_jax authors"
