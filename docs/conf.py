@@ -8,7 +8,7 @@ DOCS = Path(__file__).parent
 # Pages import `experiments` and this folder's own modules, here and in the kernels that run them.
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
-# Tutorials spend most of their time in compilation: little of it, and what was compiled once is kept.
+# Tutorials spend most of their time in compilation: it is kept short, and kept for the next build.
 CACHE = Path(os.environ.get("NMNC_JAX_CACHE", Path.home() / ".cache" / "nmnc_jax"))
 SETTINGS = {
     "JAX_PLATFORMS": "cpu",
@@ -59,7 +59,7 @@ html_theme_options = {
 
 
 def spread_out(app, env, names):
-    """Orders pages so that those read in parallel, some neighbours each, share out the tutorials."""
+    """Orders pages so that the tutorials are shared out over what is read in parallel."""
     names[:] = [name for first in range(6) for name in sorted(names)[first::6]]
 
 
