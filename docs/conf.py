@@ -1,4 +1,4 @@
-"""Settings of the site: ``python -m sphinx -W docs docs/_build``."""
+"""Settings of the site: ``python -m sphinx -W docs docs/_build/html``."""
 
 import os
 import sys
