@@ -11,9 +11,11 @@ from rich.console import Console
 from experiments.analysis import figures
 from experiments.configuration import Config, write_config
 from experiments.data import Dataset
+from experiments.data.dataset import class_loss
 from experiments.files import read_object, read_records, write_json, write_records
 from experiments.progress import shown
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.health import signs
 from experiments.training.loop import train
 from experiments.training.trainer import Trainer
 
@@ -40,7 +42,8 @@ def run_or_read(
     checkpoints = Checkpoints(directory / "checkpoints", print)
     records = read_records(directory / "metrics.jsonl")
     try:
-        with _kept(directory, records, config, console) as report:
+        classes = data.outputs if data.loss is class_loss else None
+        with _kept(directory, records, config, console, classes) as report:
             summary = train(trainer, config, data, report, checkpoints)
     finally:
         checkpoints.close()
@@ -53,7 +56,7 @@ def run_or_read(
 
 @contextlib.contextmanager
 def _kept(
-    directory: Path, records: list[Record], config: Config, console: Console
+    directory: Path, records: list[Record], config: Config, console: Console, classes: int | None
 ) -> Iterator[Callable[[Record], None]]:
     """Gives a function that keeps and shows a measurement; of several processes, the first does."""
 
@@ -73,5 +76,7 @@ def _kept(
             write_records(directory / "metrics.jsonl", records)
             loss = "" if record["loss"] is None else f"loss {record['loss']:.3f}  "
             show(record["step"], f"{loss}test accuracy {record['test_accuracy']:.3f}")
+            for sign in signs(record, classes):
+                console.print(f"warning: {sign}", highlight=False, soft_wrap=True)
 
         yield report

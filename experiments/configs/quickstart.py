@@ -9,12 +9,12 @@ few for taps of 16,384 units, which is where the manifold helps.
 from experiments.configs.photos import config as photos
 
 config = photos.replace(
-    features=(64, 64, 64),
+    features=(64, 32, 32),
     kind="orthogonal",
     update_every=10,
     validation=True,
     batch=32,
-    steps=450,
-    log_every=150,
+    steps=500,
+    log_every=250,
     alignment_batch=256,
 )

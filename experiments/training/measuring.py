@@ -12,8 +12,9 @@ from experiments.data.dataset import among_five, class_loss
 from experiments.methods import with_mirrored_layers
 from experiments.training.mesh import Devices
 from experiments.training.state import TrainState
-from nmnc_jax import backprop, credit_from_state, no_tap
+from nmnc_jax import backprop, credit_from_state, no_tap, run
 from nmnc_jax.diagnostics import alignment, cosine
+from nmnc_jax.layout import matrices, tap_shapes
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import Manifold
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator, LossFn
@@ -83,6 +84,13 @@ def chosen_ranks(memory: Any) -> dict[str, dict[str, Array]]:
     return {"chosen_rank": ranks} if ranks else {}
 
 
+def still_units(apply_fn: ApplyFn, params: Any, inputs: Any) -> dict[str, Array]:
+    """Share of each tap's units that are the same for all inputs."""
+    _, activations = run(apply_fn, params, inputs)
+    rows = matrices(tap_shapes(apply_fn, params, inputs), activations)
+    return {name: (jnp.ptp(each, axis=0) == 0).mean() for name, each in rows.items()}
+
+
 def comparison(
     apply_fn: ApplyFn,
     data: Dataset,
@@ -117,6 +125,7 @@ def comparison(
             "correct": data.correct(info.outputs, chunk[1]).mean(),
             "credit": credit,
             "exact_credit": {name: info.credit[name] for name in credit},
+            "still_units": still_units(apply_fn, params, chunk[0]),
         }
 
     @jax.jit
@@ -130,6 +139,9 @@ def comparison(
         measured: dict[str, Any] = {
             "train_accuracy": jnp.stack([c["correct"] for c in chunks]).mean(),
             "gradient_alignment": cosine(gradients, exact),
+            "still_units": jax.tree.map(
+                lambda *shares: jnp.stack(shares).min(), *[c["still_units"] for c in chunks]
+            ),
         }
         if credit:
             measured["alignment"] = alignment(credit, exact_credit)

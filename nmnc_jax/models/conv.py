@@ -19,6 +19,8 @@ class ConvNet(nn.Module):
         dense: units of the dense layer.
         outputs: units of the output layer, o.
         groups: groups of each GroupNorm.
+        largest: side of the maps that the dense layer takes; larger ones are averaged to it, since
+            a dense layer of tens of thousands of inputs falls silent in its first steps.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -35,6 +37,7 @@ class ConvNet(nn.Module):
     dense: int
     outputs: int
     groups: int = 8
+    largest: int = 8
 
     @nn.compact
     def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
@@ -48,5 +51,8 @@ class ConvNet(nn.Module):
             x = tap.linear(convolution(x))
             x = nn.GroupNorm(num_groups=self.groups, name=f"norm{layer}")(x)
             x = tap(f"conv{layer}", nn.relu(x))
+        window = -(-max(x.shape[1:3]) // self.largest)
+        if window > 1:
+            x = nn.avg_pool(x, (window, window), (window, window))
         x = nn.relu(tap.linear(nn.Dense(self.dense, name="dense")(x.reshape(len(x), -1))))
         return nn.Dense(self.outputs, name="output")(tap("dense", x))
