@@ -28,7 +28,7 @@ class EmptyState(NamedTuple):
 
 
 def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Estimator:
-    """Backpropagation, under the same interface.
+    """Returns an estimator that computes gradients by backpropagation.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
@@ -36,7 +36,7 @@ def backprop(apply_fn: ApplyFn, loss_fn: LossFn, *, has_aux: bool = False) -> Es
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
 
     Returns:
-        An `Estimator` with an empty state.
+        An `Estimator` whose state is empty.
 
     Raises:
         ValueError: (from init and estimate) if the model has no tap, or the loss is reduced;

@@ -1,4 +1,4 @@
-"""Checks at the door: each refuses bad input by name, with what it got and what it takes."""
+"""Checks of arguments: each raises an error that names the argument, what it got and takes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,23 +12,23 @@ from nmnc_jax.types import Batch
 
 
 def check_count(name: str, count: int) -> None:
-    """Refuses a count that is not a positive whole number."""
+    """Raises a ValueError if a count is not a positive whole number."""
     if count != int(count) or count < 1:
         raise ValueError(f"{name} is {count}; it takes a whole number of at least 1")
 
 
 def check_sigma(sigma: float) -> None:
-    """Refuses a perturbation scale that is not a positive finite number."""
+    """Raises a ValueError if a perturbation scale is not a positive finite number."""
     if not 0 < sigma < float("inf"):
         raise ValueError(f"sigma is {sigma}; it takes a positive finite number")
 
 
 def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
-    """Refuses finite differences through arrays of less than float32 precision.
+    """Checks that finite differences are taken in at least float32.
 
     Raises:
-        ValueError: if one is bfloat16 or float16 and `difference` is not "jvp": rounding of the
-            two passes would be larger than their difference.
+        ValueError: if an array is bfloat16 or float16 and `difference` is not "jvp": the rounding
+            of the two passes would be larger than their difference.
     """
     for name, array in arrays.items():
         floating = jnp.issubdtype(array.dtype, jnp.floating)
@@ -40,7 +40,7 @@ def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
 
 
 def check_batch(batch: Batch) -> Batch:
-    """Refuses what is no pair (inputs, targets), or has no example."""
+    """Checks that a batch is a pair (inputs, targets) with at least one example."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = type(batch).__name__ + (f" of {len(batch)}" if hasattr(batch, "__len__") else "")
         raise ValueError(f"batch is a {got}; it takes a pair (inputs, targets)")
@@ -48,39 +48,40 @@ def check_batch(batch: Batch) -> Batch:
         for place, leaf in named_leaves(tree):
             if jnp.shape(leaf)[:1] == (0,):
                 raise ValueError(
-                    f"batch {part}{place} has shape {jnp.shape(leaf)}; it takes one example at "
-                    "least"
+                    f"batch {part}{place} has shape {jnp.shape(leaf)}; it takes at least one "
+                    "example"
                 )
     return batch[0], batch[1]
 
 
 def check_key(key: Any) -> None:
-    """Refuses what is not one key: another argument, a seed, an array of keys."""
+    """Checks that `key` is one key, and not another argument, a seed or an array of keys."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is None or shape is None:
-        raise ValueError(f"key is a {type(key).__name__}; it takes a key, as jax.random.key gives")
+        raise ValueError(f"key is a {type(key).__name__}; it takes a key from jax.random.key")
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (shape == () if typed else dtype == jnp.uint32 and len(shape) == 1):
         raise ValueError(
-            f"key is an array {dtype}{list(shape)}; it takes one key, as jax.random.key gives"
+            f"key is an array {dtype}{list(shape)}; it takes one key from jax.random.key"
         )
 
 
 def settings_of(kwargs: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Keyword arguments of a model that are no arrays, as text: train flags and the like."""
-    found = []
+    """Returns the keyword arguments of a model that are not arrays, such as flags, as text."""
+    settings = []
     for name in sorted(kwargs):
         for place, leaf in named_leaves(kwargs[name]):
             if not hasattr(leaf, "dtype"):
-                found.append((name + place, repr(leaf)))
-    return tuple(found)
+                settings.append((name + place, repr(leaf)))
+    return tuple(settings)
 
 
 def check_losses(losses: Any, outputs: Any, batch: Batch) -> None:
-    """Refuses a first batch whose losses are not finite; traced values pass.
+    """Checks that the losses of the first batch are finite; traced values are not checked.
 
     Raises:
-        ValueError: naming the example, and what in the batch it may come from.
+        ValueError: if a loss is not finite. The message names the example and the likely causes
+            in the batch.
     """
     if isinstance(losses, Tracer):
         return
@@ -94,20 +95,20 @@ def check_losses(losses: Any, outputs: Any, batch: Batch) -> None:
             values = np.asarray(leaf) if not isinstance(leaf, Tracer) else np.zeros(())
             if jnp.issubdtype(values.dtype, jnp.floating):
                 if not np.isfinite(values.astype(np.float32)).all():
-                    causes.append(f"batch {part}{place} hold a value that is not finite")
+                    causes.append(f"batch {part}{place} holds a value that is not finite")
             elif part == "targets" and jnp.issubdtype(values.dtype, jnp.integer):
                 shapes = [leaf.shape for leaf in jax.tree.leaves(outputs)]
                 causes.append(
                     f"batch targets{place} are from {values.min()} to {values.max()}, of outputs "
-                    f"{', '.join(map(str, shapes))}: labels take 0 to one less than the outputs"
+                    f"{', '.join(map(str, shapes))}: labels are from 0 to the number of outputs - 1"
                 )
     raise ValueError(
         f"loss_fn returned {np.asarray(losses, np.float32).reshape(len(finite), -1)[example][0]} "
-        f"for example {example}, it takes finite losses at init: "
-        + ("; ".join(causes) or "the parameters give it")
+        f"for example {example}; it takes finite losses at init: "
+        + ("; ".join(causes) or "the batch is finite, so the parameters cause it")
     )
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree with their places in it, as messages name them."""
+    """Returns the leaves of a tree, each with its path as messages show it."""
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]

@@ -1,4 +1,4 @@
-"""Principal components that are streamed: a factorisation, merged with further rows."""
+"""Streaming principal components: a factorisation that is merged with further rows."""
 
 from functools import partial
 
@@ -11,33 +11,33 @@ from nmnc_jax.sharding import loop
 from nmnc_jax.types import Array
 
 ROWS = 2048
-"""Rows that are merged at once; more are merged block by block, so that sides stay bounded."""
+"""Rows that are merged at once; more rows are merged in blocks, so that matrices stay small."""
 APART = 0.01
-"""What keeps rows that rank last apart, over the trace: little, as rounding grows with it."""
+"""Gap that separates the rows that rank last, relative to the trace; rounding grows with it."""
 
 
 def merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
-    """Principal directions of a factorisation and further rows together.
+    """Merges a factorisation with further rows and returns its principal directions.
 
-    All that has n in its shape is a matrix product, so that units may be sharded, and no [n, n]
-    matrix is formed where n exceeds d plus the number of rows. Factorisations are those of
-    symmetric matrices of side at most d + 2048.
+    Every operation on an array with an axis of n units is a matrix product, so that units may be
+    sharded. No [n, n] matrix is formed if n exceeds d plus the number of rows. Only symmetric
+    matrices with sides of at most d + 2048 are factorised.
 
     Args:
         basis: orthonormal directions, [n, d].
-        scatter: sum of squares along each, [d].
+        scatter: the sum of squares along each direction, [d].
         rows: deviations from the mean, [m, n].
 
     Returns:
-        The new basis [n, d], strongest direction first, and scatter [d].
+        The new basis [n, d], with the strongest direction first, and the new scatter [d].
     """
-    # Products below float32 (GPUs' TF32, TPUs' bfloat16) leave no direction orthonormal.
+    # Products in TF32 (GPUs) or bfloat16 (TPUs) would not keep the directions orthonormal.
     with jax.default_matmul_precision("highest"):
         count, units = rows.shape
         if count <= ROWS or units <= basis.shape[1] + ROWS:
             return _merge(basis, scatter, rows)
         blocks = -(-count // ROWS)
-        # Rows of zeros, which fill the last block, add nothing.
+        # The rows of zeros that fill the last block add nothing.
         padded = jnp.pad(rows, ((0, blocks * ROWS - count), (0, 0))).reshape(blocks, ROWS, units)
 
         def turn(carry: list[Array]) -> list[Array]:
@@ -57,8 +57,8 @@ def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
         values, vectors = _eigh(total)
         leading = _oriented(vectors[:, ::-1][:, :dimension])
         return leading, jnp.maximum(values[::-1][:dimension], 0)
-    # What the basis does not span, by the eigenvectors of its Gram matrix; what is at rounding
-    # level has no direction, and is dropped.
+    # The eigenvectors of the Gram matrix give the part of the rows that the basis does not span.
+    # A part at the level of rounding has no reliable direction and is dropped.
     inside = rows @ basis
     rest = rows - inside @ basis.T
     values, vectors = _eigh(rest @ rest.T)
@@ -68,8 +68,8 @@ def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
     sizes = jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1)), 0)
     added = rest.T @ (vectors * sizes[None])
     spanning = jnp.concatenate([basis, added], axis=1)
-    # They are orthonormal only to rounding, which the Gram matrix amplifies for weak directions:
-    # whitening by a Cholesky factor of what they are mends it.
+    # The directions are orthonormal only up to rounding, which the Gram matrix amplifies for weak
+    # directions. Whitening with a Cholesky factor of their overlap corrects this.
     overlap = spanning.T @ spanning
     counted = jnp.concatenate([jnp.ones(dimension, bool), kept]).astype(rows.dtype)
     factor = jnp.linalg.cholesky(overlap + jnp.diag(1 - counted))
@@ -84,21 +84,21 @@ def _merge(basis: Array, scatter: Array, rows: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _principal(coordinates: Array, counted: Array) -> Array:
-    """Left singular vectors, strongest first, of coordinates some of which rank last.
+    """Returns the left singular vectors of coordinates, strongest first.
 
-    They are the eigenvectors of a square, in which rounding hides what is weak. In the frame of its
-    eigenvectors the weak directions no longer mix with the strong ones, and a second square, of
-    theirs alone, finds them.
+    They are the eigenvectors of ``coordinates @ coordinates.T``, in which rounding hides the weak
+    directions. In the frame of its eigenvectors the weak directions no longer mix with the strong
+    ones, so a second product of the weak directions alone finds them.
 
     Args:
-        coordinates: a row for each direction, [k, m].
-        counted: 1 for the directions that count, 0 for those (of zeros) that rank last, [k].
+        coordinates: one row per direction, [k, m].
+        counted: 1 for the directions that count, 0 for directions of zeros, which rank last, [k].
 
     Returns:
         Orthonormal columns, [k, k].
     """
     square = coordinates @ coordinates.T
-    # Equal parts added to all that count turn none of their eigenvectors.
+    # An equal term for all directions that count does not change their eigenvectors.
     square += jnp.diag(APART * _or_one(jnp.trace(square)) * counted)
     frame = _eigh(square)[1][:, ::-1]
     turned = frame.T @ coordinates
@@ -106,7 +106,7 @@ def _principal(coordinates: Array, counted: Array) -> Array:
     sizes = jnp.diagonal(square)
     strong = sizes > 10 * jnp.finfo(sizes.dtype).eps ** 0.5 * sizes.max()
     weak = jnp.where(strong[:, None] | strong[None], 0, square)
-    # No eigenvalue of theirs is above the trace: the strong keep their places, above it.
+    # No eigenvalue of the weak directions exceeds the trace, so the strong ones stay above them.
     place = jnp.arange(len(counted), dtype=counted.dtype)
     places = jnp.where(strong, 2 - place / len(counted), 0)
     places += jnp.where(place < counted.sum(), APART, 0)
@@ -132,7 +132,7 @@ def _eigh(matrix: Array) -> tuple[Array, Array]:
 def _oriented(basis: Array) -> Array:
     """Gives each direction the sign that makes its largest entry positive.
 
-    Else rounding decides it, and the same probes differ from one device layout to another.
+    Otherwise rounding decides the sign, and the same probes differ between device layouts.
     """
     return (
         basis * jnp.where(basis.max(axis=0) < -basis.min(axis=0), -1, 1).astype(basis.dtype)[None]

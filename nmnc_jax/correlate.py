@@ -1,4 +1,4 @@
-"""Probe passes, mapped and chunked, and the correlation of the probes with the response."""
+"""Runs probe passes in chunks and correlates the probes with the response."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -41,22 +41,24 @@ def correlations(
     """Correlates probe coordinates at each tap with the network's response to them.
 
     Args:
-        forward: a tap to what responds to a perturbation at each name, a pytree of arrays.
-        correlate: tap name, coordinates z [B T, d] and response per unit of activity to whatever is
-            averaged over probes.
+        forward: function of a tap that returns, for each name, the pytree of arrays that responds
+            to a perturbation there.
+        correlate: function of a tap name, coordinates z [B T, d] and the response per unit of
+            activity; returns what is averaged over probes.
         key: split once per tap, in the order of `shapes`.
         probe: number, kind, difference, scope and chunk of the probes.
         clean: what arrives at each node in the clean pass.
         shapes: the taps to probe.
         bases: tap name to basis [n, d], or None for all n directions.
         scales: tap name to the size of one coordinate, in units of the activity.
-        pooled: whether orthogonal frames run over all examples (the `output` readout) or over the
-            probes of each (`loss`).
-        isolated: whether each node passes on its clean value and its own noise alone (`next`).
-        change: noise at one tap to what is correlated, where that is not the response's change.
+        pooled: whether orthogonal frames run over all examples (readout `output`) or over the
+            probes of each example (`loss`).
+        isolated: whether each node passes on only its clean value and its own noise (`next`).
+        change: function of the noise at one tap that returns what is correlated; None for the
+            change of the response.
 
     Returns:
-        Tap name to the mean of `correlate` over the probes.
+        A dict from tap name to the mean of `correlate` over the probes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -90,8 +92,8 @@ def correlations(
 
     def probe_together(names: list[str], probe: Probe) -> dict[str, Correlation]:
         def response(tap: Tap) -> dict[str, Any]:
-            found = forward(tap)
-            return {name: found[name] for name in names}
+            responses = forward(tap)
+            return {name: responses[name] for name in names}
 
         measure = change or linear_response(
             response, names, probe, clean=clean, shapes=shapes, isolated=isolated
@@ -151,13 +153,13 @@ def mean_over_probes(
     num: int,
     chunk: int,
 ) -> Any:
-    """Averages a function of one draw over all draws, holding a chunk of them in memory at once.
+    """Averages a function of one draw over all draws, with one chunk of draws in memory at a time.
 
     Args:
-        one_probe: a prepared draw to a pytree of arrays.
-        prepare: draw to what `one_probe` takes; called for one draw after another, as some of JAX's
-            generators depend on what a key is mapped beside, and factorisations on CPU wait for
-            each other.
+        one_probe: function of a prepared draw that returns a pytree of arrays.
+        prepare: function of a draw that returns the argument of `one_probe`. It is called for one
+            draw at a time, because some of JAX's generators depend on the keys in the same map,
+            and factorisations on CPU wait for each other.
         draws: pytree of arrays or keys with leading axis K.
         num: K.
         chunk: a divisor of K.

@@ -1,4 +1,4 @@
-"""From output error and feedback to credit at each tap, and from credit to parameter gradients."""
+"""Computes credit at each tap from output error and feedback, and gradients from credit."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ class LocalPass(NamedTuple):
     """A clean pass that is cut at every tap.
 
     Attributes:
-        outputs: of the model.
-        aux: what it returns besides.
-        arrived: node to what arrived there.
+        outputs: the outputs of the model.
+        aux: the auxiliary outputs of the model.
+        arrived: node name to the value that arrived there.
         activations: tap name to activation.
         read: name of a linear stage to its input.
-        pullback: ``pullback(error, credit) -> (gradients, credit)``: what each stage's own
-            vector-Jacobian product makes of the output error and of the credit at the taps, and the
-            credit that flows back to each tap besides.
+        pullback: ``pullback(error, credit) -> (gradients, credit)`` applies the vector-Jacobian
+            product of each stage to the output error and to the credit at the taps. It returns the
+            parameter gradients and the credit that flows back to each tap.
     """
 
     outputs: Any
@@ -56,7 +56,7 @@ def losses_of(loss_fn: LossFn, outputs: Any, targets: Any) -> Array:
 
 
 def check_first_losses(loss_fn: LossFn, outputs: Any, batch: Batch) -> None:
-    """Refuses a first batch whose losses are reduced, or not finite, as `check_losses` does."""
+    """Checks that the losses of the first batch are not reduced and are finite."""
     check_losses(losses_of(loss_fn, outputs, batch[1]), outputs, batch)
 
 
@@ -65,12 +65,12 @@ def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array
 
     Args:
         loss_fn: ``loss_fn(outputs, targets) -> [B]``, or [B, T] for outputs [B, T, o].
-        outputs: [B, ...], or a pytree of them.
-        targets: what the loss takes.
+        outputs: [B, ...], or a pytree of such arrays.
+        targets: the targets that `loss_fn` takes.
 
     Returns:
         ``(losses, error)``: losses [B] or [B, T], and the gradient of their mean with respect to
-        the outputs, like the outputs.
+        the outputs, which has the structure of the outputs.
 
     Raises:
         ValueError: if the loss is reduced, or is not one number per example.
@@ -81,8 +81,8 @@ def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array
         if "callback" not in str(error).lower():
             raise
         raise ValueError(
-            "loss_fn holds a callback, which has no derivative; this method takes the loss's own "
-            "derivative at the outputs: give the loss a jax.custom_vjp, or take weight_perturbation"
+            "loss_fn holds a callback, which has no derivative; this method takes the loss's "
+            "derivative at the outputs: give the loss a jax.custom_vjp, or use weight_perturbation"
         ) from error
     return losses, pullback(jnp.full_like(losses, 1 / losses.size))[0]
 
@@ -94,14 +94,15 @@ def local_pass(
     tap: Callable[[Activations], Tap] = lambda noise: Tap(noise, cut=True),
     shapes: Mapping[str, TapShape] = NONE,
 ) -> LocalPass:
-    """Runs the model once, cut at every tap, or with credit that flows back as the tap has it.
+    """Runs the model once with a tap that decides how credit flows back; by default it is cut.
 
     Args:
         model: the model.
-        params: its parameters.
-        inputs: its inputs.
-        tap: makes the tap from noise.
-        shapes: tap or linear stage to its shape, where the credit that flows back is of interest.
+        params: the model's parameters.
+        inputs: the model's inputs.
+        tap: function of noise that returns the tap.
+        shapes: name to shape of the taps and linear stages at which the credit that flows back is
+            returned.
     """
 
     def forward(params: Params, noise: Activations) -> tuple[Any, Any]:
@@ -122,7 +123,7 @@ def local_pass(
 
 
 def floating(gradients: Params, params: Params) -> Params:
-    """Puts zeros in the place of the gradients of leaves that have none: integers, booleans."""
+    """Replaces the gradients of integer and boolean leaves, which have none, by zeros."""
 
     def one(gradient: Any, leaf: Any) -> Any:
         return jnp.zeros_like(leaf) if gradient.dtype == jax.dtypes.float0 else gradient
@@ -138,15 +139,15 @@ def pass_for(
     inputs: Inputs,
     known: Mapping[str, Any] = NONE,
 ) -> LocalPass:
-    """The clean pass, through whose pullback a readout's credit becomes gradients.
+    """Runs the clean pass whose pullback turns a readout's credit into gradients.
 
     Args:
-        readout: whose credit it is.
-        reading: of the step.
+        readout: the readout that gives the credit.
+        reading: the reading of the step.
         model: the model.
-        params: its parameters.
-        inputs: its inputs.
-        known: node to what arrives there, from a pass with other feedback.
+        params: the model's parameters.
+        inputs: the model's inputs.
+        known: node name to the value that arrives there, from a pass with other feedback.
     """
     if readout.chained is None:
         return local_pass(model, params, inputs)
@@ -160,9 +161,9 @@ def gradients_and_credit(
     """Turns a readout's credit into parameter gradients and credit at each tap, by one VJP.
 
     Args:
-        clean: of `pass_for`.
-        reading: of the step.
-        coordinates: tap name to credit, [B T, d]; None where it flows back by itself.
+        clean: the clean pass from `pass_for`.
+        reading: the reading of the step.
+        coordinates: tap name to credit, [B T, d]; None if the pullback itself chains the credit.
     """
     if coordinates is None:
         nothing = jax.tree.map(jnp.zeros_like, clean.activations)
@@ -183,15 +184,15 @@ def info_from(
     aux: Any = None,
     finite: bool | Array = True,
 ) -> Info:
-    """Gathers what every estimate reports.
+    """Returns the `Info` of one estimate.
 
     Args:
-        losses: of the examples.
-        outputs: of the model.
-        credit: by tap name.
-        gradients: what is returned.
-        aux: what the model returns besides.
-        finite: whether what the step learned is finite.
+        losses: the losses of the examples.
+        outputs: the outputs of the model.
+        credit: tap name to credit.
+        gradients: the gradients that the estimate returns.
+        aux: the auxiliary outputs of the model.
+        finite: whether everything that the step learned is finite.
     """
     norms = {
         name: jnp.linalg.norm(value.astype(at_least_float32(value.dtype)).reshape(-1))
@@ -212,8 +213,8 @@ def gradients_from_credit(
 ) -> Params:
     """Turns credit at the taps into parameter gradients by local rules alone.
 
-    With the exact credits (`nmnc_jax.diagnostics.exact_credit`) this equals ``jax.grad`` of the
-    loss that the credits and the error belong to, for any layer type.
+    With exact credit (`nmnc_jax.diagnostics.exact_credit`) the result equals ``jax.grad`` of the
+    loss, for any layer type.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
@@ -221,15 +222,15 @@ def gradients_from_credit(
         inputs: the model's inputs.
         credit: for every tap, the loss's gradient with respect to the activation (or an estimate),
             in the activation's shape.
-        output_error: the loss's gradient with respect to the outputs, like them; for a batch-mean
-            loss it holds the factor 1/B, and so do the credits.
+        output_error: the loss's gradient with respect to the outputs, with the structure of the
+            outputs. For a batch-mean loss both it and the credit include the factor 1/B.
         kwargs: passed to `apply_fn`.
 
     Returns:
         Gradients with the tree, shapes and dtypes of `params`.
 
     Raises:
-        ValueError: if `credit` misses a tap, names an unknown one, or a shape is wrong.
+        ValueError: if a tap is missing in `credit` or unknown, or if a shape is wrong.
 
     Example:
         >>> import jax.numpy as jnp
@@ -277,21 +278,21 @@ def credit_from_state(
 ) -> Activations:
     """Computes the credit that the feedback in `state` gives on a batch, without new probes.
 
-    Use it to measure alignment on a large fixed batch. The state says how: it holds its readout.
+    Use this function to measure alignment on a large fixed batch. The state holds the readout.
 
     Args:
         apply_fn: the model.
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         params: the model's parameters.
-        batch: (inputs, targets), of any size.
+        batch: (inputs, targets), with any number of examples.
         state: `NoiseCorrelationState` of an estimator with feedback.
         kwargs: passed to `apply_fn`.
 
     Returns:
-        Tap name to credit for the batch-mean loss, in the activation's shape.
+        A dict from tap name to the credit for the batch-mean loss, in the activation's shape.
 
     Raises:
-        ValueError: if the state is of another kind, or holds no feedback.
+        ValueError: if the state is of another type, or holds no feedback.
 
     Example:
         >>> import jax.numpy as jnp
@@ -310,7 +311,9 @@ def credit_from_state(
     layout = state.layout
     readout = READOUTS[layout.readout]
     if not state.feedback or readout.every_step:
-        raise ValueError("state holds no feedback; it takes that of a readout that is not 'loss'")
+        raise ValueError(
+            "state holds no feedback; it takes a state of readout 'output', 'next' or 'mirror'"
+        )
     inputs, targets = batch
     model = Model(apply_fn, layout.has_aux, kwargs)
     names = [tap.name for tap in layout.taps]

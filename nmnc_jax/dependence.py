@@ -1,4 +1,4 @@
-"""What depends on what in a traced function: which results follow from which arguments."""
+"""Finds which results of a traced function depend on which of its arguments."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,11 @@ Origins = frozenset[int]
 
 
 class Dependence(NamedTuple):
-    """Of a function's results on its arguments.
+    """How the results of a function depend on its arguments.
 
     Attributes:
-        results: for each result, the arguments that it depends on, by their places.
-        carried: arguments that a scan receives step by step, and that a step hands on to the next.
+        results: for each result, the indices of the arguments that it depends on.
+        carried: arguments that a scan receives step by step and passes on to the next step.
         sliced: arguments that a scan receives step by step.
     """
 
@@ -24,7 +24,7 @@ class Dependence(NamedTuple):
 def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
     """Finds the arguments that each result of a traced function depends on.
 
-    What cannot be told apart inside a primitive counts as dependent.
+    A result of a primitive whose inside is unknown counts as dependent on all its arguments.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,12 +61,12 @@ def _union(arguments: list[Origins], places: Origins) -> Origins:
 
 
 def results_of(equation: Any) -> list[Origins]:
-    """For each result of an equation, the places of its arguments that it depends on."""
+    """Returns, for each result of an equation, the indices of the arguments it depends on."""
     return _of_equation(equation).results
 
 
 def _of_equation(equation: Any) -> Dependence:
-    """Dependence of an equation's results on its own arguments."""
+    """Returns how an equation's results depend on its arguments."""
     name, params = equation.primitive.name, equation.params
     everything = frozenset(range(len(equation.invars)))
     if name == "scan":
@@ -93,16 +93,16 @@ def _of_equation(equation: Any) -> Dependence:
 
 
 def _alike(outside: list[Any], inside: list[Any]) -> int:
-    """How many values of a scan have as many axes outside as inside."""
+    """Counts the values of a scan that have as many axes outside as inside."""
     pairs = zip(outside, inside, strict=True)
     return sum(len(one.aval.shape) == len(other.aval.shape) for one, other in pairs)
 
 
 def inputs_of_scan(equation: Any) -> tuple[int, int]:
-    """Number of constants, and of carries after them, that the body of a scan takes."""
+    """Returns the number of constants and the number of carries that the body of a scan takes."""
     body = equation.params["jaxpr"]
     body = body.jaxpr if isinstance(body, ClosedJaxpr) else body
-    # By ranks, which all versions of JAX have: what is sliced or stacked has one axis more outside.
+    # A sliced or stacked value has one more axis outside, in all versions of JAX.
     carries = _alike(equation.outvars, body.outvars)
     return _alike(equation.invars, body.invars) - carries, carries
 
@@ -125,7 +125,7 @@ def _of_scan(equation: Any) -> Dependence:
             reached = more
 
     results = [through_carry(found) for found in inside.results]
-    # The final carry is the initial one where there is no step.
+    # The final carry is the initial one if the scan has no steps.
     results = [
         found | {constants + place} if place < carries else found
         for place, found in enumerate(results)
@@ -135,7 +135,7 @@ def _of_scan(equation: Any) -> Dependence:
 
 
 def primitives_of(traced: ClosedJaxpr | Jaxpr) -> set[str]:
-    """Names of all primitives of a traced function, those inside others too."""
+    """Returns the names of all primitives of a traced function, nested ones included."""
     jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
     names = set()
     for equation in jaxpr.eqns:

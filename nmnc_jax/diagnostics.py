@@ -1,4 +1,4 @@
-"""Exact, slow quantities to hold the estimators against."""
+"""Exact but slow quantities, with which estimates are compared."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, P
 
 
 def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch) -> Params:
-    """Gradient of the batch-mean loss with respect to the parameters, by ``jax.grad``.
+    """Computes the gradient of the batch-mean loss with respect to the parameters.
 
     Args:
         apply_fn: the model.
@@ -22,7 +22,7 @@ def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Ba
         batch: (inputs, targets).
 
     Returns:
-        Gradients like `params`.
+        Gradients with the structure of `params`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,7 +44,7 @@ def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Ba
 def exact_credit(
     apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch
 ) -> tuple[Activations, Array]:
-    """Gradient of the batch-mean loss with respect to every tapped activation and the outputs.
+    """Computes the gradient of the batch-mean loss at every tapped activation and the outputs.
 
     Args:
         apply_fn: the model.
@@ -70,16 +70,16 @@ def exact_credit(
 
 
 def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, Array]:
-    """Jacobian of each example's outputs with respect to each of its tapped activations.
+    """Computes the Jacobian of each example's outputs with respect to its tapped activations.
 
     Args:
         apply_fn: the model.
-        params: its parameters.
-        inputs: its inputs.
+        params: the model's parameters.
+        inputs: the model's inputs.
 
     Returns:
-        Tap name to [B, o, n], or [B, o, T n] for a tap in a scan. The `output` readout estimates
-        its mean over examples.
+        A dict from tap name to [B, o, n], or [B, o, T n] for a tap in a scan. The readout `output`
+        estimates the mean of this Jacobian over examples.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,9 +94,9 @@ def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[st
 
     def row(one_hot: Array) -> dict[str, Array]:
         cotangent = jnp.broadcast_to(one_hot[None], rows.shape)
-        found = pullback(to_outputs(cotangent)[0])[0]
+        by_tap = pullback(to_outputs(cotangent)[0])[0]
         return {
-            name: flatten(shape, found[name]).reshape(shape.batch, -1)
+            name: flatten(shape, by_tap[name]).reshape(shape.batch, -1)
             for name, shape in shapes.items()
         }
 
@@ -105,7 +105,7 @@ def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[st
 
 
 def cosine(left: PyTree, right: PyTree) -> Array:
-    """Cosine of the angle between two pytrees of one structure, as one vector each; 0 if one is 0.
+    """Computes the cosine between two pytrees, each taken as one vector; 0 if either is zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,16 +124,17 @@ def cosine(left: PyTree, right: PyTree) -> Array:
 
 
 def alignment(estimated: PyTree, exact: PyTree) -> PyTree:
-    """Cosine between an estimate and the exact value, leaf by leaf: per tap, or per parameter.
+    """Computes the cosine between an estimate and the exact value for each leaf.
 
-    Measure it against a large fixed batch: two gradients of one minibatch share its noise.
+    Compare with the exact value on a large fixed batch: two gradients of the same minibatch share
+    its noise, which makes their cosine too large.
 
     Args:
-        estimated: credit by tap name, or gradients like the parameters.
-        exact: the exact ones, of the same structure.
+        estimated: credit by tap name, or gradients with the structure of the parameters.
+        exact: the exact values, in the same structure.
 
     Returns:
-        A scalar in place of each leaf.
+        The same structure, with a scalar for each leaf.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,9 +146,9 @@ def alignment(estimated: PyTree, exact: PyTree) -> PyTree:
 
 
 def jacobian_share(jacobian: Array, basis: Array | None) -> Array:
-    """Share ``alpha = |J P|^2 / |J|^2`` of a Jacobian's squared norm inside a subspace.
+    """Computes the share of a Jacobian's squared norm in a subspace, ``|J P|^2 / |J|^2``, or alpha.
 
-    Noise correlation in the subspace aligns better than isotropic when alpha > d/n.
+    If alpha > d/n, noise correlation in the subspace aligns better than isotropic noise.
 
     Args:
         jacobian: [..., o, n].
@@ -166,7 +167,7 @@ def jacobian_share(jacobian: Array, basis: Array | None) -> Array:
 
 
 def participation_ratio(activity: Array) -> Array:
-    """Effective dimension of activity: (sum of variances)^2 / sum of squared variances.
+    """Computes the effective dimension of activity, (sum of variances)^2 / sum of their squares.
 
     Args:
         activity: [B, n].
@@ -189,7 +190,7 @@ def participation_ratio(activity: Array) -> Array:
 def _tap_pullback(
     apply_fn: ApplyFn, params: Params, inputs: Inputs
 ) -> tuple[Array, Callable[[Array], tuple[Activations]]]:
-    """The outputs, and the map from their cotangent to that of every tapped activation."""
+    """Returns the outputs and the pullback from them to every tapped activation."""
     shapes = tap_shapes(apply_fn, params, inputs)
     zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
     return jax.vjp(lambda noise: run(apply_fn, params, inputs, noise=noise)[0], zeros)

@@ -1,6 +1,6 @@
 """Feedback weights in factored form: [o, d] coordinates on a tap's [n, d] basis.
 
-The feedback matrix of a tap is B = coordinates @ basis^T, [o, n], and is never formed where d < n.
+The feedback matrix of a tap is B = coordinates @ basis^T, [o, n]. It is never formed if d < n.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ class FeedbackState(NamedTuple):
     """The feedback of one tap.
 
     Attributes:
-        mean: weighted mean of the estimates, [o, d]; or a pytree like the weights of a linear
-            stage, for which d is 1.
-        weight: weight of the estimates behind each direction, [d]; 1 in the limit, less where a
-            direction has entered the basis lately.
-        variance: variance of the mean by the probes' own law, relative to the square of what is
-            measured, [d].
-        limit: the share of its size that an estimate of `variance` keeps in the long run, a scalar.
+        mean: weighted mean of the estimates, [o, d]; or a pytree with the structure of the weights
+            of a linear stage, for which d is 1.
+        weight: weight of the estimates of each direction, [d]. It approaches 1 and is smaller for
+            a direction that entered the basis recently.
+        variance: variance of the mean according to the law of the probes, relative to the square
+            of the measured quantity, [d].
+        limit: factor by which an estimate with this `variance` is scaled in the long run, a scalar.
         followed: what a feedback that follows weights remembers of them; None otherwise.
     """
 
@@ -37,7 +37,7 @@ class FeedbackState(NamedTuple):
 
     @property
     def coordinates(self) -> Any:
-        """The feedback's coordinates, [o, d]: the mean, smaller where few probes are behind it."""
+        """The feedback's coordinates, [o, d]: the mean, scaled down if it rests on few probes."""
         share = 1 / ((1 + self.variance) * self.limit)
         return jax.tree.map(lambda mean: mean * _by_direction(share, mean), self.mean)
 
@@ -47,12 +47,13 @@ class Feedback(NamedTuple):
 
     Attributes:
         init: ``init(key, size, dimension, dtype) -> FeedbackState``.
-        update: ``update(state, estimate, variance=0.0) -> FeedbackState`` with an estimate like the
-            mean and its relative variance, or None if the feedback is never learned.
-        update_every: steps between updates.
-        seed: seed of the key that init gets, folded with each tap's place.
-        follow: ``follow(state, weights, key) -> FeedbackState``, at init and in every step, of a
-            feedback in the form of a linear stage's weights that follows them; None: it does not.
+        update: ``update(state, estimate, variance=0.0) -> FeedbackState``, where the estimate has
+            the structure of the mean and `variance` is its relative variance; None if the feedback
+            is never learned.
+        update_every: number of steps between updates.
+        seed: seed of the key that `init` is given, folded with each tap's index.
+        follow: ``follow(state, weights, key) -> FeedbackState``, called at init and in every step
+            for feedback that follows the weights of a linear stage; None if it does not.
     """
 
     init: Callable[[Array, int, int, DType], FeedbackState]
@@ -65,18 +66,18 @@ class Feedback(NamedTuple):
 def learned_feedback(
     decay: float = 0.9, *, update_every: int = 1, shrinkage: Shrinkage | None = "relative"
 ) -> Feedback:
-    """Feedback learned by noise correlation: B <- decay B + (1 - decay) J_hat, debiased.
+    """Returns feedback learned by noise correlation: B <- decay B + (1 - decay) J_hat, debiased.
 
-    Each direction has a weight of its own, so that one that has just entered the basis reads its
-    first estimate at once. An estimate whose relative variance is v has the least squared error
-    where it is scaled by 1/(1 + v), which is N/(N + d + 1) for N Gaussian probes in d dimensions.
+    Each direction has its own weight, so that a direction that has just entered the basis uses its
+    first estimate at once. Scaling by 1/(1 + v) minimises the squared error of an estimate with
+    relative variance v; for N Gaussian probes in d dimensions the factor is N/(N + d + 1).
 
     Args:
-        decay: of the moving average, in [0, 1); 0 keeps this step's estimate alone.
-        update_every: training steps between two estimates.
-        shrinkage: "relative" scales by 1/(1 + v) over its value in the long run, so that the first
-            few estimates act at a part of their size and the later ones at the size of the
-            gradient; "whole" scales by 1/(1 + v); None does not scale.
+        decay: decay of the moving average, in [0, 1); 0 keeps only this step's estimate.
+        update_every: number of training steps between two estimates.
+        shrinkage: "relative" scales by 1/(1 + v) divided by its value in the long run, so that the
+            first few estimates are scaled down and later ones have the size of the gradient;
+            "whole" scales by 1/(1 + v); None does not scale.
 
     Returns:
         A `Feedback` that starts from zero.
@@ -122,13 +123,13 @@ def learned_feedback(
 
 
 def random_feedback(seed: int = 0) -> Feedback:
-    """Fixed random feedback: direct feedback alignment (Nokland 2016).
+    """Returns fixed random feedback, as in direct feedback alignment (Nokland 2016).
 
-    Entries are Gaussian with variance 1/d, the scale of the Jacobian of a network that keeps the
-    size of its signals.
+    Entries are Gaussian with variance 1/d, the scale of the Jacobian of a network that preserves
+    the size of its signals.
 
     Args:
-        seed: of the feedback weights.
+        seed: seed of the feedback weights.
 
     Returns:
         A `Feedback` that is never updated.
@@ -148,10 +149,10 @@ def random_feedback(seed: int = 0) -> Feedback:
 
 
 def rotate(state: FeedbackState, old_basis: Array, new_basis: Array) -> FeedbackState:
-    """Carries feedback over to a new basis: B_z <- B_z U_old^T U_new.
+    """Expresses feedback on a new basis: B_z <- B_z U_old^T U_new.
 
-    Only what the new basis does not span is lost. Of a direction that was inside the old span in
-    part, that part is kept at its size, and the weight behind it is its share.
+    Only the part that the new basis does not span is lost. If a new direction is partly inside the
+    old span, that part keeps its size, and its weight is multiplied by its share.
 
     Args:
         state: feedback with coordinates [o, d] on the old basis.
@@ -163,7 +164,7 @@ def rotate(state: FeedbackState, old_basis: Array, new_basis: Array) -> Feedback
     """
     overlap = old_basis.T @ new_basis
     share = overlap**2
-    # Rounding may take the share of a direction that stays above 1.
+    # Rounding may make the share of an unchanged direction larger than 1.
     return state._replace(
         mean=state.mean @ overlap,
         weight=jnp.minimum(state.weight @ share, 1),
@@ -176,5 +177,5 @@ def _unscaled(mean: Array, *, weight: Array) -> FeedbackState:
 
 
 def _by_direction(values: Array, like: Array) -> Array:
-    """One value per direction, [d], to be multiplied with [..., d]."""
+    """Reshapes one value per direction, [d], to multiply an array [..., d]."""
     return values.reshape((1,) * (like.ndim - 1) + values.shape) if like.ndim else values[0]

@@ -1,4 +1,4 @@
-"""Feedback that follows the weights of linear stages in every step, without probes."""
+"""Feedback that follows the weights of linear stages in every step and needs no probes."""
 
 from typing import Any, Literal, get_args
 
@@ -12,21 +12,21 @@ Magnitudes = Literal["uniform", "fixed", "redrawn"]
 
 
 def sign_symmetric_feedback(magnitudes: Magnitudes = "uniform", *, seed: int = 0) -> Feedback:
-    """Feedback with the signs of the weights, and magnitudes that know nothing of them.
+    """Returns feedback with the signs of the weights and magnitudes independent of them.
 
-    The signs are those of the weights in each step; a weight of zero counts as positive. In the
-    root mean square the magnitudes have the size of each array of weights at init.
+    In each step the signs are those of the current weights; a weight of zero counts as positive.
+    The root mean square of the magnitudes is that of each array of weights at init.
 
     Args:
-        magnitudes: "uniform": all alike (uSF). "fixed": absolute values of Gaussian numbers, drawn
-            once (frSF). "redrawn": the same, drawn again in each step (brSF).
-        seed: of the fixed magnitudes.
+        magnitudes: "uniform": all magnitudes are equal (uSF). "fixed": absolute values of Gaussian
+            numbers that are drawn once (frSF). "redrawn": the same, drawn anew in each step (brSF).
+        seed: seed of the fixed magnitudes.
 
     Returns:
         A `Feedback` for the readout `mirror`.
 
     Raises:
-        ValueError: if `magnitudes` is none of these.
+        ValueError: if `magnitudes` is another value.
 
     Source:
         Liao, Leibo and Poggio 2016 (arXiv 1510.05067), with positive magnitudes.
@@ -59,7 +59,7 @@ def sign_symmetric_feedback(magnitudes: Magnitudes = "uniform", *, seed: int = 0
 
 def _redrawn(state: FeedbackState, key: Array) -> FeedbackState:
     leaves, tree = jax.tree.flatten(state.mean)
-    # The first magnitudes are all alike: their size.
+    # The first magnitudes are all equal, so their mean is their size.
     sizes = [leaf.mean() for leaf in leaves] if state.followed is None else state.followed
     keys = jax.random.split(key, len(leaves))
     drawn = [
@@ -74,25 +74,25 @@ def _with_signs(values: Array, weights: Array) -> Array:
 
 
 def kolen_pollack_feedback(weight_decay: float, *, seed: int = 0) -> Feedback:
-    """Mirrors that begin at random and receive the weights' own updates: Kolen and Pollack.
+    """Returns mirrors that start at random values and receive the updates of the weights.
 
-    Where W <- (1 - c) W + u, for an update u and a decay c, a mirror with B <- (1 - c) B + u comes
-    nearer to the weights by a factor 1 - c in each step, as B - W <- (1 - c) (B - W). The update is
-    read from the weights of one step and of the next, u = W_t - (1 - c) W_{t-1}, whatever optimiser
-    makes it. A stage whose weights have not changed at all has had no update, and its mirror stays:
-    so steps may be left out, or accumulated.
+    If the weights change by W <- (1 - c) W + u, with an update u and a decay c, and the mirror by
+    B <- (1 - c) B + u, then B - W <- (1 - c) (B - W): the mirror approaches the weights by a factor
+    1 - c in each step. The update is computed from the weights of two successive steps,
+    u = W_t - (1 - c) W_{t-1}, for any optimiser. The mirror of a stage whose weights have not
+    changed stays as it is, so that steps may be skipped or accumulated.
 
-    This is local, and what Kolen and Pollack do, where c is the decay of the optimiser. Where it
-    is not, u holds the difference of both decays times the weights, and the mirror is sent that.
+    If c is the decay of the optimiser, the rule is local and is that of Kolen and Pollack. If it is
+    not, u also contains the difference of the two decays times the weights.
 
     Args:
-        weight_decay: c, share of itself that a weight loses in one update, above 0, below 1: for
-            ``optax.adamw``, or ``optax.add_decayed_weights`` before ``optax.sgd`` without momentum,
-            the learning rate times their `weight_decay`.
-        seed: of the first mirrors.
+        weight_decay: c, the share of a weight that is lost in one update, between 0 and 1. For
+            ``optax.adamw``, or for ``optax.add_decayed_weights`` before ``optax.sgd`` without
+            momentum, it is the learning rate times their `weight_decay`.
+        seed: seed of the first mirrors.
 
     Returns:
-        A `Feedback` for the readout `mirror`, which remembers mirrors and weights.
+        A `Feedback` for the readout `mirror`. Its state holds the mirrors and the weights.
 
     Raises:
         ValueError: if `weight_decay` is out of range.
@@ -116,7 +116,7 @@ def kolen_pollack_feedback(weight_decay: float, *, seed: int = 0) -> Feedback:
     def follow(state: FeedbackState, weights: Any, key: Array) -> FeedbackState:
         del key
         if state.followed is None:
-            # A copy: the state's arrays may be donated, the caller's may not.
+            # The state's arrays may be donated and the caller's may not, so they are copied.
             return state._replace(followed=jax.tree.map(lambda w: jnp.array(w, copy=True), weights))
         pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(state.followed), strict=True)
         changed = jnp.stack([(now != before).any() for now, before in pairs]).any()

@@ -1,4 +1,4 @@
-"""One estimator for each group of parameters."""
+"""Composes estimators, one for each group of parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,23 +11,23 @@ from nmnc_jax.types import Array, Batch, Due, Estimator, Info, Params, PyTree
 
 
 def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
-    """Composes estimators: each parameter's gradient is that of its group's estimator.
+    """Composes estimators so that each parameter's gradient comes from its group's estimator.
 
-    All of them see the whole model. What they share, such as the clean pass, is computed once in a
-    compiled step, and what no group uses is not computed at all: backpropagation for the last
-    layers goes no deeper than they do.
+    Each estimator is given the whole model. In a compiled step, shared work such as the clean pass
+    is computed once, and what no group uses is not computed: backpropagation for the last layers
+    goes no deeper than those layers.
 
     Args:
-        estimators: group to estimator; the first one's `Info` is returned.
-        labels: a tree of groups, like the parameters or a prefix of them, as `optax.partition`
-            takes it.
+        estimators: group to estimator. The `Info` of the first one is returned.
+        labels: a pytree of groups with the structure of the parameters or a prefix of it, as for
+            `optax.partition`.
 
     Returns:
         An `Estimator` whose state is a dict of the groups' states.
 
     Raises:
-        ValueError: if a label has no estimator or an estimator no label; (from estimate) if
-            `labels` is no prefix of the parameters.
+        ValueError: if a label has no estimator or an estimator has no label; (from estimate) if
+            `labels` is not a prefix of the parameters.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -77,13 +77,13 @@ def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
             raise ValueError(f"state has the groups {got}; it takes {sorted(estimators)}")
         dues = [None] * len(estimators) if due is None else check_due(due).groups
         keys = jax.random.split(key, len(estimators))
-        found = [
+        estimates = [
             estimator.estimate(group_key, params, batch, state[group], due=group_due, **kwargs)
             for group_key, group_due, (group, estimator) in zip(
                 keys, dues, estimators.items(), strict=True
             )
         ]
-        gradients, states, infos = zip(*found, strict=True)
+        gradients, states, infos = zip(*estimates, strict=True)
         place = {group: number for number, group in enumerate(estimators)}
         chosen = jax.tree.map(lambda label, *parts: parts[place[label]], labels, *gradients)
         finite = jnp.stack([info.finite for info in infos]).all()
