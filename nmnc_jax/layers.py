@@ -1,8 +1,8 @@
-"""The linear layers of a model of any framework, found in its trace and marked as stages.
+"""Finds the linear layers of a model of any framework in its trace and marks them as stages.
 
-A layer is a product or a convolution (``dot_general``, ``conv_general_dilated``) of something that
-depends on parameters alone, its weights, with something that depends on the inputs. The trace is
-run again, equation by equation, with ``tap.linear`` in the place of those.
+A layer is a product or a convolution (``dot_general``, ``conv_general_dilated``) of its weights,
+which depend only on parameters, with a value that depends on the inputs. The trace is run again,
+equation by equation, with ``tap.linear`` in place of these equations.
 """
 
 import functools
@@ -25,26 +25,26 @@ REMATERIALISED = ("checkpoint", "remat", "remat2")
 
 
 def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
-    """Marks every linear layer of a model for the readout `mirror`, from outside.
+    """Marks every linear layer of a model for the readout `mirror`, without changes to the model.
 
-    The model is one of Flax NNX, Equinox, Haiku, Flax Linen or JAX alone, and may be mapped over
-    examples by ``jax.vmap``. Its layers are dense layers, convolutions, einsums, and with them the
-    projections of attention. What a layer does to its weights first (casts, standardisation), its
-    bias, and all else, is differentiated exactly; so is a layer with weights that are no
-    parameters. Stages are named by the paths of their weights in the parameters,
-    ``"layers/0/weight"``; weights that are used more than once have ``"layers/0/weight:2"`` for the
-    second use.
+    The model may be written in Flax NNX, Equinox, Haiku, Flax Linen or plain JAX, and may be mapped
+    over examples by ``jax.vmap``. Linear layers are dense layers, convolutions and einsums,
+    including the projections of attention. Everything else is differentiated exactly: biases,
+    transformations of weights (casts, standardisation), and layers whose weights are not
+    parameters. A stage is named by the path of its weights in the parameters,
+    ``"layers/0/weight"``; if weights are used more than once, the second use is named
+    ``"layers/0/weight:2"``.
 
     Args:
-        apply: ``apply(params, inputs, **kwargs) -> outputs``, of any number of examples.
+        apply: ``apply(params, inputs, **kwargs) -> outputs``, for any number of examples.
 
     Returns:
         ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, as every estimator takes it.
 
     Raises:
         ValueError: (when applied) if the model has no linear layer, has one inside a transformation
-            other than ``jax.jit``, ``vmap``, ``checkpoint`` or ``lax.scan``, or examples have no
-            axis of their own at the input of one.
+            other than ``jax.jit``, ``vmap``, ``checkpoint`` or ``lax.scan``, or if the input of a
+            layer has no separate axis of examples.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp
@@ -76,9 +76,10 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"apply fails with one example more than the {examples} along the first axis of "
-                "the first array of inputs (all arrays of inputs whose first axis has that size "
-                "get one more, keyword arguments none); mirror_layers takes a model of any number "
-                "of examples, all that is of an example in the inputs, and tables elsewhere"
+                "the first array of inputs (each array of inputs whose first axis has that size "
+                "gets one more, keyword arguments do not); mirror_layers takes a model of any "
+                "number of examples: pass every array with a row per example in the inputs, and "
+                "other arrays as parameters or keyword arguments"
             ) from error
 
         def record(layer: _Layer, tap: TapLike) -> Array:
@@ -89,7 +90,9 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
         values = jax.tree.leaves((params, longer_inputs))
         jax.eval_shape(lambda values: layers.run(longer, values, no_tap, record), values)
         if not found:
-            raise ValueError("the model has no linear layer; mirror_layers takes one")
+            raise ValueError(
+                "the model has no linear layer; mirror_layers takes a model with at least one"
+            )
 
         def mark(layer: _Layer, tap: TapLike) -> Array:
             if layer.name not in found:
@@ -106,14 +109,17 @@ def _examples(inputs: Inputs) -> int:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     sizes = [shape[0] for shape in shapes if shape]
     if not sizes:
-        raise ValueError(f"inputs have shapes {shapes}; mirror_layers takes examples first")
+        raise ValueError(
+            f"inputs have shapes {shapes}; mirror_layers takes arrays whose first axis is that of "
+            "examples"
+        )
     return sizes[0]
 
 
 def _other_layers(name: str) -> str:
     return (
-        f"the layer of {name!r} is another with one example more; mirror_layers takes a model "
-        "whose layers do not depend on the number of examples"
+        f"the layer of {name!r} differs for one more example; mirror_layers takes a model whose "
+        "layers do not depend on the number of examples"
     )
 
 
@@ -121,11 +127,11 @@ class _Layer(NamedTuple):
     """One equation that is a linear layer.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         equation: a product of weights and activation.
-        place: of the weights, among its two arguments.
-        weights: first or second argument.
-        activation: the other one.
+        place: index of the weights among the two arguments.
+        weights: the argument that holds the weights.
+        activation: the other argument.
     """
 
     name: str
@@ -135,15 +141,15 @@ class _Layer(NamedTuple):
     activation: Array
 
     def run(self, weights: Array, activation: Array) -> Array:
-        """The equation as it is."""
+        """Runs the equation unchanged."""
         both = (weights, activation) if self.place == 0 else (activation, weights)
         return self.equation.primitive.bind(*both, **self.equation.params)
 
     def mark(self, tap: TapLike, longer: Sequence[int]) -> Array:
-        """The equation as a stage, whose input has examples first, then positions, then units.
+        """Runs the equation as a stage whose input has axes of examples, positions and units.
 
         Args:
-            tap: of the model.
+            tap: the tap of the model.
             longer: shape of the activation for one more example.
         """
         shape = self.activation.shape
@@ -151,13 +157,13 @@ class _Layer(NamedTuple):
         if len(grown) != 1 or longer[grown[0]] != shape[grown[0]] + 1:
             raise ValueError(
                 f"the layer of {self.name!r} takes an input of shape {shape}, and {tuple(longer)} "
-                "for one more example; mirror_layers takes inputs with an axis of examples alone"
+                "for one more example; mirror_layers takes an input with one axis of only examples"
             )
         units = self._units()
         if grown[0] in units:
             raise ValueError(
                 f"the layer of {self.name!r} sums over examples, axis {grown[0]} of its input of "
-                f"shape {shape}; mirror_layers takes layers of each example alone"
+                f"shape {shape}; mirror_layers takes layers that treat each example separately"
             )
         positions = [axis for axis in range(len(shape)) if axis not in (*grown, *units)]
         order = (*grown, *positions, *units)
@@ -184,9 +190,9 @@ class _Layer(NamedTuple):
         return jnp.moveaxis(value, 0, example)
 
     def _units(self) -> tuple[int, ...]:
-        """Axes of the activation that weights are summed over or differ along."""
+        """Returns the axes of the activation along which weights are summed or differ."""
         if self.equation.primitive.name != "dot_general":
-            # Positions of a convolution overlap: an example is one row.
+            # The positions of a convolution overlap, so that an example is one row.
             axes = self.equation.params["dimension_numbers"].lhs_spec
             return tuple(sorted(axes[1:]))
         summed, alike = self.equation.params["dimension_numbers"]
@@ -197,10 +203,10 @@ Mark = Callable[[_Layer, TapLike], Array]
 
 
 class _Layers:
-    """Runs traces of one model, with its layers marked.
+    """Runs traces of one model with its layers marked.
 
     Args:
-        params: the first arguments of the traces.
+        params: the model's parameters, which are the first arguments of the traces.
     """
 
     def __init__(self, params: Params):
@@ -227,7 +233,7 @@ class _Layers:
         mark: Mark,
         place: tuple[int, ...],
     ) -> list[Any]:
-        """Runs a trace whose arguments have these origins among the model's arguments."""
+        """Runs a trace, given the model's arguments that each of its arguments depends on."""
         known = dict(zip(jaxpr.constvars, consts, strict=True))
         known |= dict(zip(jaxpr.invars, values, strict=True))
 
@@ -272,12 +278,12 @@ class _Layers:
         place: tuple[int, ...],
         *arguments: Any,
     ) -> list[Any]:
-        """Runs the trace inside an equation, on its arguments and a tap."""
+        """Runs the trace inside an equation on its arguments and a tap."""
         *values, tap = arguments
         return self._run(*traced, values, origins, tap, mark, place)
 
     def _place_of_weights(self, equation: Any, sources: Sequence[Origins]) -> int | None:
-        """Which argument of a product are weights, where the other depends on the inputs."""
+        """Returns which argument of a product holds weights; None if it is not a layer."""
         if equation.primitive.name not in PRODUCTS or not all(map(_learned, equation.invars)):
             return None
         for place in (0, 1):
@@ -287,7 +293,7 @@ class _Layers:
         return None
 
     def _paths_inside(self, equation: Any, sources: Sequence[Origins]) -> Iterator[str]:
-        """Paths of the weights of layers inside an equation, or of its own."""
+        """Yields the paths of the weights of an equation and of the layers inside it."""
         weights = self._place_of_weights(equation, sources)
         if weights is not None:
             yield self._path(sources[weights])
@@ -304,7 +310,7 @@ class _Layers:
         return "+".join(self._paths[place] for place in sorted(sources))
 
     def _name(self, at: tuple[int, ...], sources: Origins) -> str:
-        """One name for each equation, in the order of the first run."""
+        """Returns the name of an equation; names are numbered in the order of the first run."""
         path = self._path(sources)
         if at not in self._names:
             self._uses[path] += 1
@@ -317,7 +323,7 @@ class _Layers:
 
 
 def _learned(variable: Any) -> bool:
-    """Whether an argument of a product may be learned: real numbers, and some of them."""
+    """Returns whether an argument of a product is a non-empty array of real numbers."""
     kind = variable.aval
     return jnp.issubdtype(kind.dtype, jnp.floating) and kind.size > 0
 
@@ -330,7 +336,7 @@ def _named(path: tuple[Any, ...]) -> str:
 
 
 def _alone(jaxpr: Jaxpr, equation: Any, arguments: Sequence[Any]) -> list[Any]:
-    """Runs one equation of a trace as it is."""
+    """Runs one equation of a trace unchanged."""
     given = {
         variable: value
         for variable, value in zip(equation.invars, arguments, strict=True)
@@ -343,7 +349,7 @@ def _alone(jaxpr: Jaxpr, equation: Any, arguments: Sequence[Any]) -> list[Any]:
 
 
 def _with_origins(jaxpr: Jaxpr, origins: Sequence[Origins]) -> Iterator[tuple[Any, list[Origins]]]:
-    """Each equation, with what each of its arguments depends on."""
+    """Yields each equation with what each of its arguments depends on."""
     known = dict(zip(jaxpr.invars, origins, strict=True))
     for equation in jaxpr.eqns:
         sources = [
@@ -356,7 +362,7 @@ def _with_origins(jaxpr: Jaxpr, origins: Sequence[Origins]) -> Iterator[tuple[An
 
 
 def _all_inner(equation: Any) -> Iterator[Jaxpr]:
-    """The traces inside an equation."""
+    """Yields the traces inside an equation."""
     for value in equation.params.values():
         for inner in value if isinstance(value, tuple | list) else (value,):
             if isinstance(inner, ClosedJaxpr):
@@ -366,7 +372,7 @@ def _all_inner(equation: Any) -> Iterator[Jaxpr]:
 
 
 def _inner(equation: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    """The first trace inside an equation, and its constants."""
+    """Returns the first trace inside an equation, and its constants."""
     for value in equation.params.values():
         if isinstance(value, ClosedJaxpr):
             return value.jaxpr, value.consts
@@ -374,7 +380,7 @@ def _inner(equation: Any) -> tuple[Jaxpr, Sequence[Any]]:
 
 
 def _origins_inside(equation: Any, sources: Sequence[Origins]) -> list[Origins]:
-    """What the arguments of the trace inside an equation depend on."""
+    """Returns what each argument of the trace inside an equation depends on."""
     if equation.primitive.name != "scan":
         return list(sources)
     constants, carries = inputs_of_scan(equation)

@@ -1,7 +1,7 @@
-"""What is known of a model before anything is computed: taps, stages, alignment in time.
+"""Static descriptions of a model: its taps, its stages and their alignment in time.
 
-`TapShape` describes one call; `Layout` is what a state remembers of the model, the same for any
-number of examples.
+`TapShape` describes one call. `Layout` is what a state remembers of the model; it is the same for
+any number of examples.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ class TapShape(NamedTuple):
     """A tap in one call of the model.
 
     Attributes:
-        shape: of the activation.
-        dtype: of the activation.
-        batch_axis: place of the batch axis, after the time axes of the scans around the tap.
-        order: place of the tap in the forward pass.
+        shape: shape of the activation.
+        dtype: dtype of the activation.
+        batch_axis: index of the batch axis, after the time axes of the scans around the tap.
+        order: index of the tap in the forward pass.
         time_axes: number of time axes after the batch axis.
     """
 
@@ -41,18 +41,18 @@ class TapShape(NamedTuple):
 
     @property
     def times(self) -> tuple[int, ...]:
-        """Steps of each scan around the tap, from the outermost, and of its own time axes."""
+        """Steps of each scan around the tap, from the outermost, and sizes of its time axes."""
         start = self.batch_axis + 1
         return self.shape[: self.batch_axis] + self.shape[start : start + self.time_axes]
 
     @property
     def steps(self) -> int:
-        """Time steps of the scans around the tap and of its time axes, T; 1 without."""
+        """Number of time steps in the scans around the tap and its time axes, T; 1 without them."""
         return math.prod(self.times)
 
     @property
     def rows(self) -> int:
-        """Examples times time steps: what subspaces and feedback are fitted over."""
+        """Examples times time steps, over which subspaces and feedback are fitted."""
         return self.batch * self.steps
 
     @property
@@ -76,8 +76,8 @@ class LinearShape(NamedTuple):
     """The shapes of one linear stage.
 
     Attributes:
-        input: of its input.
-        weights: of its weights, in one step of the scans around it.
+        input: shape of the stage's input.
+        weights: shapes of its weights, in one step of the scans around it.
         mapped: whether it is inside ``tap.vmap``.
     """
 
@@ -86,10 +86,10 @@ class LinearShape(NamedTuple):
     mapped: bool
 
     def labels(self, *, stacked: bool) -> tuple[tuple[str, int], ...]:
-        """Place and shape of each array of weights, with its size.
+        """Returns the path and shape of each array of weights as text, with its size.
 
         Args:
-            stacked: whether each step of the scan around the stage has weights of its own.
+            stacked: whether each step of the scan around the stage has separate weights.
         """
         steps = self.input.shape[: self.input.batch_axis] if stacked else ()
         shapes = [
@@ -106,11 +106,12 @@ class Nodes(NamedTuple):
     """The nodes of a model in one call, without values.
 
     Attributes:
-        arrived: node to the shapes of what arrives there, in the order of the calls.
-        scopes: node to the scans around it.
+        arrived: node name to the shapes of what arrives there, in the order of the calls.
+        scopes: node name to the scans around it.
         outputs: shapes of the outputs.
         taps: tap name to `TapShape`, sorted by name (the fixed order in which keys are split).
-        linears: linear stage that is marked with its function to its `LinearShape`, sorted by name.
+        linears: name to `LinearShape` of the linear stages that are marked with their function,
+            sorted by name.
     """
 
     arrived: dict[str, Any]
@@ -124,17 +125,18 @@ class TapLayout(NamedTuple):
     """What a state remembers of one tap.
 
     Attributes:
-        name: of the tap.
-        units: n, per example and time step.
-        dimension: d of its subspace.
-        lags: largest number of lags, from its time step to that of an output, that feedback holds.
-        size: rows of its feedback, 0 without.
-        aligned: whether the response follows the tap's time, so that nothing earlier changes.
-        stages: nodes that the tap feeds directly, each with its units per row, for chained credit;
-            of a linear stage its weights, each with their number.
-        stacked: of a linear stage in a scan, whether each step has weights of its own.
-        shared: positions in one row that share the weights of a linear stage, in the mean.
-        summed: units of a linear stage's input behind one of its outputs; 0: all n.
+        name: name of the tap.
+        units: number of units per example and time step, n.
+        dimension: dimension of its subspace, d.
+        lags: largest number of lags, from the tap's time step to that of an output, for which
+            there is feedback.
+        size: number of rows of its feedback; 0 without feedback.
+        aligned: whether the response follows the tap's time, so that noise changes nothing earlier.
+        stages: nodes that the tap feeds directly, each with its units per row, for chained credit.
+            For a linear stage these are its arrays of weights, each with its size.
+        stacked: whether each step of the scan around a linear stage has separate weights.
+        shared: average number of positions in one row that share a weight of a linear stage.
+        summed: number of units of a linear stage's input that one output depends on; 0 for all n.
     """
 
     name: str
@@ -150,24 +152,24 @@ class TapLayout(NamedTuple):
 
     @property
     def directions(self) -> int:
-        """Directions of noise that one response sums."""
+        """Number of directions of noise that one response sums."""
         return min(self.summed or self.dimension, self.dimension)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a state belongs to; static, so that compiled functions and checkpoints know it.
+    """The model and method that a state belongs to; static under compilation and in checkpoints.
 
     Attributes:
-        subspace: name of the way in which subspaces are chosen.
+        subspace: name of the kind of subspace.
         readout: name of the readout.
-        horizon: largest number of lags; None: all.
+        horizon: largest number of lags; None for all.
         has_aux: whether the model returns ``(outputs, aux)``.
         learned: whether feedback is learned; None without feedback.
         coupled: whether an example's response depends on other examples.
-        taps: of the model, sorted by name.
-        settings: keyword arguments of the model that are no arrays, as they were when it was tried.
+        taps: the taps of the model, sorted by name.
+        settings: keyword arguments of the model at init that are not arrays.
     """
 
     subspace: str
@@ -184,16 +186,16 @@ class Layout:
 
 
 def trace_nodes(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
-    """Finds a model's nodes, without computing anything.
+    """Finds a model's nodes by tracing, without computing anything.
 
     Args:
         model: ``model(params, inputs, tap) -> outputs``.
         params: the model's parameters.
-        inputs: the model's inputs, examples first.
+        inputs: the model's inputs, with examples along the first axis.
 
     Raises:
-        ValueError: if the model has neither tap nor linear stage, an output has no axis of
-            examples, or a tap's batch axis has another size than the outputs'.
+        ValueError: if the model has neither a tap nor a linear stage, if an output has no axis of
+            examples, or if a tap's batch axis differs in size from that of the outputs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -251,21 +253,21 @@ def _traced(model: Callable[..., Any], params: Params, inputs: Inputs) -> Nodes:
 
 
 def read_weights_and_input(stage: LinearStage, given: Any) -> tuple[Array, Any]:
-    """Runs a linear stage as it is, and records its weights and its input."""
+    """Runs a linear stage unchanged, and records its weights and its input."""
     value, activation = read_input(stage, given)
     return value, (stage.weights, activation)
 
 
 def tap_shapes(model: Callable[..., Any], params: Params, inputs: Inputs) -> dict[str, TapShape]:
-    """The taps alone of `trace_nodes`."""
+    """Returns only the taps of `trace_nodes`."""
     return trace_nodes(model, params, inputs).taps
 
 
 def examples_of(outputs: Any) -> int:
-    """Number of examples B in a pytree of outputs.
+    """Returns the number of examples B in a pytree of outputs.
 
     Raises:
-        ValueError: if a leaf has no axis of examples, or leaves differ in it.
+        ValueError: if a leaf has no axis of examples, or if leaves differ in its size.
     """
     leaves = jax.tree.leaves(outputs)
     sizes = {leaf.shape[0] if leaf.shape else -1 for leaf in leaves}
@@ -278,7 +280,7 @@ def examples_of(outputs: Any) -> int:
 
 
 def with_one_more(inputs: Inputs, examples: int) -> Inputs:
-    """The shapes of one more example; what is of no example stays as it is."""
+    """Returns inputs with the shapes of one more example; arrays without examples are unchanged."""
 
     def longer(leaf: Any) -> Any:
         shape, kind = jnp.shape(leaf), jax.typeof(leaf)
@@ -293,12 +295,13 @@ def with_one_more(inputs: Inputs, examples: int) -> Inputs:
 def check_batch_axes(
     model: Callable[..., Any], params: Params, inputs: Inputs, nodes: Nodes
 ) -> None:
-    """Refuses a tap whose examples are along another axis than the first after the time axes.
+    """Checks that each tap's examples are along the first axis after the time axes.
 
-    The model is traced for one more example; a model that takes no other number is left alone.
+    The model is traced for one more example. A model that takes no other number of examples is not
+    checked.
 
     Raises:
-        ValueError: naming the tap and the axis.
+        ValueError: if a tap's examples are along another axis. The message names tap and axis.
     """
     try:
         more = _traced(model, params, with_one_more(inputs, examples_of(nodes.outputs)))
@@ -316,11 +319,11 @@ def check_batch_axes(
 
 
 class Structure(NamedTuple):
-    """What depends on what in a model, where each node's value stands for itself.
+    """How the nodes of a model depend on each other directly, not through other nodes.
 
     Attributes:
         feeds: tap or mark to the nodes that it feeds directly.
-        carried: taps and marks that a step of their scan hands on to the next step.
+        carried: taps and marks whose values a step of their scan passes on to the next step.
         stacked: node to a parameter that it depends on and that a scan takes step by step.
     """
 
@@ -332,10 +335,10 @@ class Structure(NamedTuple):
 def find_structure(
     model: Callable[..., Any], params: Params, inputs: Inputs, nodes: Nodes
 ) -> Structure:
-    """Finds which nodes each tap and each mark feeds, by what depends on what.
+    """Finds which nodes each tap and each mark feeds, from the dependences in the traced model.
 
     Raises:
-        ValueError: if the outputs do not depend on a tap: its value is not used.
+        ValueError: if the outputs do not depend on a tap, because its value is not used.
     """
     values = {node: value for node, value in nodes.arrived.items() if node != OUTPUTS}
 
@@ -380,19 +383,20 @@ def _reached(feeds: Mapping[str, list[str]], start: str) -> set[str]:
 
 
 def stages_of(nodes: Nodes, structure: Structure, name: str) -> tuple[tuple[str, int], ...]:
-    """The nodes that a tap feeds, with their units per row.
+    """Returns the nodes that a tap feeds, with their units per row.
 
     Raises:
-        ValueError: naming the tap, if it feeds what has no row for each of its own.
+        ValueError: if the tap feeds a node that does not have one row for each row of the tap.
     """
     shape = nodes.taps[name]
     remedy = (
-        'in a scan, mark all that it feeds by tap.linear in the same body; or take readout="output"'
+        "in a scan, mark everything that it feeds by tap.linear in the same body; or use "
+        'readout="output"'
     )
     if shape.time_axes:
         raise ValueError(
             f"tap {name!r} has time_axes={shape.time_axes}; readout 'next' takes none, as a stage "
-            'may mix positions: tap each example as a whole, or take readout="output"'
+            'may mix positions: tap each example as a whole, or use readout="output"'
         )
     if name in structure.carried:
         raise ValueError(
@@ -405,14 +409,14 @@ def stages_of(nodes: Nodes, structure: Structure, name: str) -> tuple[tuple[str,
         if nodes.scopes[node] != nodes.scopes[name]:
             raise ValueError(
                 f"tap {name!r} feeds {node.rstrip(':')!r} across the boundary of a scan; readout "
-                "'next' takes stages that begin and end in the same scan: mark what crosses it by "
-                "tap.linear"
+                "'next' takes stages that begin and end in the same scan: mark what crosses the "
+                "boundary by tap.linear"
             )
         if nodes.scopes[name] and node in structure.stacked:
             raise ValueError(
                 f"tap {name!r} feeds a stage in a scan over the parameter "
                 f"params{structure.stacked[node]}, which differs from step to step; readout 'next' "
-                "takes one stage for all steps: call the layers one by one, or take "
+                "takes one stage for all steps: call the layers one by one, or use "
                 'readout="output"'
             )
         rows = shape.shape[: shape.batch_axis + 1]
@@ -427,10 +431,10 @@ def stages_of(nodes: Nodes, structure: Structure, name: str) -> tuple[tuple[str,
 
 
 def has_marks_in_scans(nodes: Nodes) -> bool:
-    """Whether a model marks linear stages inside a scan, so that credit is chained by default.
+    """Returns whether a model marks linear stages inside a scan; credit is then chained by default.
 
-    The Jacobian of outputs to come depends on state and input, and an average over examples cannot
-    hold it, but the linear stage from one step to the next does not.
+    The Jacobian of later outputs depends on state and input, so that an average over examples
+    cannot represent it. The linear stage from one step to the next does not depend on them.
     """
     return any(
         scope and node not in nodes.taps for node, scope in nodes.scopes.items() if node != OUTPUTS
@@ -438,12 +442,12 @@ def has_marks_in_scans(nodes: Nodes) -> bool:
 
 
 def flatten(shape: TapShape, activation: Array) -> Array:
-    """Turns one tap's activation into a matrix with a row per example and time step, [B T, n]."""
+    """Reshapes one tap's activation to a matrix with a row per example and time step, [B T, n]."""
     return jnp.moveaxis(activation, shape.batch_axis, 0).reshape(shape.rows, shape.units)
 
 
 def flatten_stage(shape: TapShape, value: Any) -> Array:
-    """Turns what arrives at a node into a matrix with the rows of `flatten`, [B T, m]."""
+    """Reshapes what arrives at a node to a matrix with the rows of `flatten`, [B T, m]."""
     rows = [
         jnp.moveaxis(leaf, shape.batch_axis, 0)
         .reshape(shape.rows, -1)
@@ -460,23 +464,23 @@ def unflatten(shape: TapShape, rows: Array) -> Array:
 
 
 def floating_leaves(outputs: Any) -> list[Any]:
-    """The arrays of a pytree of outputs that noise changes by degrees.
+    """Returns the floating-point arrays of a pytree of outputs.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are none.
     """
     leaves = jax.tree.leaves(outputs)
-    found = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if not found:
+    floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if not floating:
         raise ValueError(
             f"apply_fn returned {[str(leaf.dtype) for leaf in leaves]}; readout 'output' takes "
             "floating-point outputs"
         )
-    return found
+    return floating
 
 
 def output_rows(outputs: Any) -> Array:
-    """A pytree of outputs as a matrix with a row per example, [B, o]."""
+    """Reshapes a pytree of outputs to a matrix with a row per example, [B, o]."""
     rows = [
         leaf.reshape(leaf.shape[0], -1).astype(at_least_float32(leaf.dtype))
         for leaf in floating_leaves(outputs)
@@ -485,7 +489,7 @@ def output_rows(outputs: Any) -> Array:
 
 
 def has_time_of(shape: TapShape, response: Any) -> bool:
-    """Whether every array of a response has the tap's time axes after its axis of examples."""
+    """Returns whether all arrays of a response have the tap's time axes after that of examples."""
     axes = len(shape.times)
     return axes > 0 and all(
         leaf.shape[1 : axes + 1] == shape.times for leaf in jax.tree.leaves(response)
@@ -493,14 +497,14 @@ def has_time_of(shape: TapShape, response: Any) -> bool:
 
 
 def at_least_float32(dtype: DType) -> DType:
-    """The dtype in which activity is projected and correlated."""
+    """Returns the dtype in which activity is projected and correlated."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return jnp.float32
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def matrices(shapes: Mapping[str, TapShape], activations: Activations) -> dict[str, Array]:
-    """Activity as matrices [B T, n] of at least float32."""
+    """Returns activity as matrices [B T, n] of at least float32."""
     return {
         name: flatten(shape, activations[name]).astype(at_least_float32(shape.dtype))
         for name, shape in shapes.items()

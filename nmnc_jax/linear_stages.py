@@ -1,7 +1,7 @@
-"""Linear stages in the form of their own weights: what noise at their inputs says of them.
+"""Estimates the weights of linear stages from noise at their inputs.
 
-A stage ``y = apply(weights, h)`` is linear in both, and each weight reaches an output from one unit
-of h at each of a number of positions: those that noise at h correlates with the response there.
+A stage ``y = apply(weights, h)`` is linear in both arguments. Each weight connects one unit of h to
+one output at each of a number of positions, where noise at h correlates with the response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,11 @@ class Positions(NamedTuple):
     """How often a stage uses its weights.
 
     Attributes:
-        counts: positions in one example behind each weight, a pytree like the weights whose axes
-            of equal counts have size 1.
-        weights_each: weights behind one output at most: the units of noise that it sums.
-        mean: positions in one example behind a weight, in the mean.
+        counts: number of positions in one example that use each weight, a pytree with the structure
+            of the weights; an axis along which counts are equal has size 1.
+        weights_each: largest number of weights that an output depends on, which is the number of
+            units of noise that it sums.
+        mean: number of positions in one example that use a weight, averaged over weights.
         any_batch: whether the stage takes another number of examples.
     """
 
@@ -37,27 +38,27 @@ class Positions(NamedTuple):
 
 
 def positions_of(stage: LinearStage) -> Positions:
-    """Counts the positions behind each weight: the stage's weight VJP of ones at ones.
+    """Counts the positions that use each weight, by the stage's weight VJP of ones at ones.
 
-    It is computed while the model is traced, as it depends on shapes alone.
+    The counts depend only on shapes and are computed while the model is traced.
 
     Raises:
-        ValueError: if the stage depends on values other than its weights and its input, or these
-            are not real numbers.
+        ValueError: if the stage depends on values other than its weights and its input, or if
+            these are not real numbers.
     """
     shape = stage.activation.shape
     for leaf in (*jax.tree.leaves(stage.weights), stage.activation):
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
             raise ValueError(
                 f"linear stage {stage.name!r} has an array of {leaf.dtype} and shape {leaf.shape}; "
-                "readout 'mirror' takes real floating-point ones that are not empty"
+                "readout 'mirror' takes real floating-point arrays that are not empty"
             )
 
     def count(weights: Any, activation: Array) -> tuple[Any, Array]:
         value, pullback = jax.vjp(lambda w: stage.apply(w, activation), weights)
         return pullback(jnp.ones_like(value))[0], value.max()
 
-    # On the host: the ones of a large stage do not become constants of the compiled step.
+    # NumPy arrays, so that the ones of a large stage do not become constants of the compiled step.
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), stage.weights)
     try:
         examples = 1
@@ -74,7 +75,7 @@ def positions_of(stage: LinearStage) -> Positions:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(counted)):
         raise ValueError(
             f"linear stage {stage.name!r} depends on values other than its weights and its input; "
-            "readout 'mirror' takes apply(weights, h) of these alone"
+            "readout 'mirror' takes apply(weights, h) that depends only on these"
         )
     counts, weights_each = jax.device_get(counted)
     each = jax.tree.map(lambda leaf: leaf.astype(np.float32) / examples, counts)
@@ -95,21 +96,21 @@ def _without_equal_axes(counts: np.ndarray) -> np.ndarray:
 def estimate_weights(stage: LinearStage, noise: Array, positions: Positions) -> Any:
     """Estimates a stage's weights from its response to noise of unit variance at its input.
 
-    The stage's weight VJP at the noise, with the response as cotangent, is in the mean each weight
-    times the positions behind it.
+    The expectation of the stage's weight VJP at the noise, with the response as cotangent, is each
+    weight times the number of positions that use it.
 
     Args:
         stage: the stage.
-        noise: in the shape of its input, [B, ...].
-        positions: of the stage.
+        noise: noise in the shape of the stage's input, [B, ...].
+        positions: the positions of the stage.
 
     Returns:
-        A pytree like the weights, of at least float32. Noise in the span of a basis U gives U U^T
-        of the weights.
+        A pytree with the structure of the weights, of at least float32. Noise in the span of a
+        basis U gives U U^T applied to the weights.
 
     Source:
-        Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019 (arXiv 1904.05391), weight mirrors, for
-        any bilinear stage.
+        Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019 (arXiv 1904.05391), weight mirrors,
+        generalised to any bilinear stage.
     """
     noise = noise.astype(stage.activation.dtype)
     response, pullback = jax.vjp(lambda weights: stage.apply(weights, noise), stage.weights)
@@ -124,12 +125,12 @@ def estimate_weights(stage: LinearStage, noise: Array, positions: Positions) -> 
 
 
 class Linear(NamedTuple):
-    """What is known of a linear stage before anything is computed.
+    """Static description of a linear stage.
 
     Attributes:
-        shape: of the stage.
+        shape: the shapes of the stage.
         needed: whether its input depends on parameters, so that credit passes through it.
-        stacked: whether a scan around it gives each step weights of its own.
+        stacked: whether a scan around it gives each step separate weights.
     """
 
     shape: LinearShape
@@ -141,8 +142,8 @@ def find_linears(model: Any, params: Params, inputs: Inputs, nodes: Nodes) -> di
     """Finds the linear stages of a model that the readout `mirror` learns.
 
     Raises:
-        ValueError: naming the stage, if it is inside ``tap.vmap``, its weights depend on the
-            inputs, or only some of the scans around it give weights for each step.
+        ValueError: if a stage is inside ``tap.vmap``, if its weights depend on the inputs, or if
+            only some of the scans around it give weights for each step. The message names it.
     """
 
     def read(params: Params, inputs: Inputs) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def find_linears(model: Any, params: Params, inputs: Inputs, nodes: Nodes) -> di
         if nodes.linears[name].mapped:
             raise ValueError(
                 f"linear stage {name!r} is inside tap.vmap; readout 'mirror' takes stages of whole "
-                "batches: call it outside"
+                "batches: call the stage outside tap.vmap"
             )
         if name in stacked and len(nodes.scopes[name]) > 1:
             raise ValueError(
@@ -189,7 +190,7 @@ def find_linears(model: Any, params: Params, inputs: Inputs, nodes: Nodes) -> di
 
 
 def positions_of_all(model: Any, params: Params, inputs: Inputs) -> dict[str, Positions]:
-    """`positions_of` each linear stage of a model, without computing the model."""
+    """Returns `positions_of` each linear stage of a model, without computing the model."""
     found: dict[str, Positions] = {}
 
     def reader(stage: LinearStage, given: Any) -> tuple[Array, Any]:
@@ -201,16 +202,16 @@ def positions_of_all(model: Any, params: Params, inputs: Inputs) -> dict[str, Po
 
 
 PROBES, TRIES = 64, 8
-"""Probes behind a weight at which no more noise is tried, and most draws of noise of 8 examples."""
+"""Number of probes per weight that a trial aims at, and its largest number of draws of noise."""
 
 
 def weights_of_stages(read: Mapping[str, Any], nodes: Nodes, layout: Layout) -> dict[str, Any]:
-    """The weights of linear stages, with a leading axis where each step of a scan has its own.
+    """Returns the weights of linear stages, with a leading axis if each step has separate weights.
 
     Args:
         read: name of a stage to ``(weights, input)``, as `read_weights_and_input` records them.
-        nodes: of the model.
-        layout: of the state.
+        nodes: the nodes of the model.
+        layout: the layout of the state.
     """
     found = {}
     for tap in layout.taps:
@@ -223,7 +224,7 @@ def weights_of_stages(read: Mapping[str, Any], nodes: Nodes, layout: Layout) -> 
 def read_weights(
     model: Any, params: Params, inputs: Inputs, nodes: Nodes, layout: Layout
 ) -> dict[str, Any]:
-    """`weights_of_stages` of a model; what else it computes is dead code."""
+    """Returns `weights_of_stages` of a model; the rest of the model becomes dead code."""
     tap = Tap(reader=read_weights_and_input)
     model(params, inputs, tap)
     return weights_of_stages(tap.read, nodes, layout)
@@ -232,13 +233,14 @@ def read_weights(
 def try_stages(
     model: Any, params: Params, inputs: Inputs, linears: dict[str, Linear]
 ) -> dict[str, tuple[float, float]]:
-    """Finds how far linear stages are from what a mirror assumes; in a scan the worst of the steps.
+    """Measures how far linear stages deviate from what a mirror assumes; the worst step of a scan.
 
     Returns:
-        Name of a stage to ``(nonlinear, excess)``: the relative difference of
-        ``apply(v + w/2, x + z/2)`` from what bilinearity gives, and how far the product of two
-        independent estimates of the weights is from the weights' own square, relative to what
-        chance allows. Both are 0 where a mirror learns the weights.
+        A dict from the name of a stage to ``(nonlinear, excess)``. The first is the relative
+        difference of ``apply(v + w/2, x + z/2)`` from what bilinearity gives. The second is the
+        difference between the product of two independent estimates of the weights and the square
+        of the weights, relative to what chance allows. Both are near 0 if a mirror learns the
+        weights.
     """
     uses = positions_of_all(model, params, inputs)
     random = np.random.default_rng(0)
@@ -290,7 +292,7 @@ def _try_stage(stage: LinearStage, given: Any) -> tuple[Array, Any]:
         return [leaf.mean(0) for leaf in leaves] if len(draws) > 1 else leaves
 
     product = sum(jnp.vdot(a, b) for a, b in zip(mean(noise), mean(other_noise), strict=True))
-    # What padding alone reaches is not estimated.
+    # Weights that only padding reaches are not estimated.
     squares = jax.tree.map(
         lambda leaf, n: jnp.where(n > 0, leaf.astype(jnp.float32) ** 2, 0), first, positions.counts
     )

@@ -1,4 +1,4 @@
-"""Taps for Flax Linen models that have none in their source."""
+"""Adds taps to Flax Linen models without changes to their source."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,20 +13,20 @@ from nmnc_jax.types import ApplyFn, Array, Inputs, Params
 
 
 def tap_submodules(apply: Callable[[Params, Inputs], Array], names: Sequence[str]) -> ApplyFn:
-    """Taps the output of named submodules of a Linen model, from outside.
+    """Taps the outputs of named submodules of a Linen model.
 
     Args:
-        apply: ``apply(params, inputs) -> outputs``, which calls ``module.apply`` with whatever else
-            the model takes (frozen batch statistics, ``train=False``).
-        names: paths of the submodules, as in their parameters: ``"block1/conv"``. What a module's
-            ``__call__`` returns is tapped, under that name.
+        apply: ``apply(params, inputs) -> outputs``, which calls ``module.apply`` with the model's
+            other arguments (frozen batch statistics, ``train=False``).
+        names: paths of the submodules, as in the parameters: ``"block1/conv"``. The value that a
+            submodule's ``__call__`` returns is tapped under its path.
 
     Returns:
         ``apply_fn(params, inputs, tap) -> outputs``, as every estimator takes it.
 
     Raises:
-        ValueError: if `names` is empty; (when applied) if the model calls no submodule of a name,
-            calls one twice, or one does not return an array.
+        ValueError: if `names` is empty; (when applied) if the model does not call a named
+            submodule, calls it twice, or if it does not return an array.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -69,27 +69,27 @@ def tap_submodules(apply: Callable[[Params, Inputs], Array], names: Sequence[str
 
 
 LINEAR = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvLocal, nn.ConvTranspose, nn.Einsum)
-"""Linen's layers that are linear in their kernel and their input, but for a bias."""
+"""Linen's layers that are linear in their kernel and their input, apart from a bias."""
 
 
 def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
-    """Marks every linear layer of a Linen model for the readout `mirror`, from outside.
+    """Marks every linear layer of a Linen model for the readout `mirror`.
 
-    These are dense layers, convolutions of all kinds, ``Einsum`` and with them the projections of
-    attention. A layer's kernel is its stage; its bias, and all else, is differentiated exactly. The
-    stages are named by the paths of the kernels, as in the parameters: ``"block1/conv/kernel"``; a
-    layer that is called more than once has ``"block1/conv/kernel:2"`` for the second call.
+    Linear layers are dense layers, convolutions of all kinds and ``Einsum``, including the
+    projections of attention. The product with a layer's kernel is a stage; its bias and everything
+    else is differentiated exactly. A stage is named by the path of its kernel in the parameters:
+    ``"block1/conv/kernel"``. The second call of a layer is named ``"block1/conv/kernel:2"``.
 
     Args:
-        apply: ``apply(params, inputs, **kwargs) -> outputs``, which calls ``module.apply`` with
-            whatever else the model takes.
+        apply: ``apply(params, inputs, **kwargs) -> outputs``, which calls ``module.apply`` with the
+            model's other arguments.
 
     Returns:
         ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, as every estimator takes it.
 
     Raises:
         ValueError: (when applied) if the model calls no linear layer, or calls one inside a
-            transformation that the tap does not know of.
+            transformation that does not go through the tap.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -121,7 +121,7 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
 
             def stage(kernel: Array, activation: Array) -> Any:
                 kernel_alone = {"params": {"kernel": kernel}}
-                # The copy has no path, by which the interceptor knows it.
+                # The copy has no path, so that the interceptor does not mark it again.
                 return alone.apply(kernel_alone, activation, *others, **settings)
 
             positions = _positions(module, activation)
@@ -133,22 +133,26 @@ def mirror_layers(apply: Callable[..., Any]) -> ApplyFn:
             bias = variables["bias"].astype(value.dtype)
             if isinstance(module, nn.Einsum) or value.shape[value.ndim - bias.ndim :] != bias.shape:
                 raise ValueError(
-                    f"{path!r} is of a {type(module).__name__} whose bias of shape {bias.shape} "
-                    "is not of its last axes; mirror_layers takes it with use_bias=False"
+                    f"{path!r} belongs to a {type(module).__name__} whose bias of shape "
+                    f"{bias.shape} is not along its last axes; mirror_layers takes it with "
+                    "use_bias=False"
                 )
             return value + bias.reshape((1,) * (value.ndim - bias.ndim) + bias.shape)
 
         with nn.intercept_methods(interceptor):
             outputs = apply(params, inputs, **kwargs)
         if not calls:
-            raise ValueError("the model calls no linear layer of Linen; mirror_layers takes one")
+            raise ValueError(
+                "the model calls no linear layer of Linen; mirror_layers takes a model with at "
+                "least one"
+            )
         return outputs
 
     return apply_fn
 
 
 def _positions(module: nn.Module, activation: Array) -> int:
-    """Axes between that of the examples and those that a dense layer sums over."""
+    """Counts the axes between that of examples and those that a dense layer sums over."""
     axes: Any = (-1,) if isinstance(module, nn.Dense) else getattr(module, "axis", ())
     axes = tuple(axis % activation.ndim for axis in np.ravel(axes).astype(int))
     first = activation.ndim - len(axes)
@@ -163,12 +167,12 @@ def lift(
 
     Args:
         transform: ``nn.remat``, ``nn.checkpoint`` or ``nn.jit``.
-        module: a submodule whose ``__call__`` takes a tap last.
-        tap: of the module around it.
+        module: a submodule whose ``__call__`` takes a tap as its last argument.
+        tap: the tap of the module around it.
         settings: passed to `transform`.
 
     Returns:
-        A function of the arguments before the tap, and of static keyword arguments.
+        A function of the arguments before the tap and of static keyword arguments.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -204,22 +208,22 @@ def scan(
     out_axes: Any = 0,
     **settings: Any,
 ) -> Callable[..., tuple[Any, Any]]:
-    """Runs a tapped submodule under ``nn.scan``: over time steps, or over layers.
+    """Runs a tapped submodule under ``nn.scan``, over time steps or over layers.
 
     Args:
-        module: a submodule whose ``__call__`` takes ``(carry, x, tap)`` and returns ``(carry, y)``:
-            a cell and what is read out of it, or a layer.
-        tap: of the module around it.
+        module: a submodule whose ``__call__`` takes ``(carry, x, tap)`` and returns ``(carry, y)``,
+            such as a recurrent cell with a readout, or a layer.
+        tap: the tap of the module around it.
         in_axes: axes of x to scan over, as ``nn.scan`` takes them for one argument.
         out_axes: axes of y.
-        settings: of ``nn.scan`` besides. One module for all time steps takes
-            ``variable_broadcast="params", split_rngs={"params": False}``, and layers with
-            parameters of their own ``variable_axes={"params": 0}, split_rngs={"params": True},
+        settings: further arguments of ``nn.scan``. One module for all time steps takes
+            ``variable_broadcast="params", split_rngs={"params": False}``; layers with separate
+            parameters take ``variable_axes={"params": 0}, split_rngs={"params": True},
             length=depth``.
 
     Returns:
-        A function ``(carry, xs=None, **kwargs) -> (carry, ys)``, of static keyword arguments. Names
-        tapped inside are recorded outside with a leading axis of steps, as `tap.scan` records them.
+        A function ``(carry, xs=None, **kwargs) -> (carry, ys)`` whose keyword arguments are static.
+        Values that are tapped inside have a leading axis of steps outside, as with `tap.scan`.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -251,7 +255,7 @@ def scan(
             return nn.scan(step, **axes, **settings)
 
         def look(step: Callable[..., Any]) -> Callable[..., Any]:
-            # On a copy: a module keeps what it is given in an abstract evaluation.
+            # A copy is used, because a module keeps the values of an abstract evaluation.
             def looked(module: nn.Module, *arguments: Any) -> Any:
                 copy, variables = module.unbind()
                 assert module.scope is not None

@@ -229,7 +229,7 @@ def over_examples(p, x):
         (chosen, r"layer of 'out' is inside cond"),
         (lambda p, x: x.sum((1, 2)) * p["scale"][:2][None], "the model has no linear layer"),
         (bound_to_six, "apply fails with one example more than the 6 along"),
-        (by_number, "the layer of 'out:2' is another with one example more"),
+        (by_number, "the layer of 'out:2' differs for one more example"),
         (over_examples, "the layer of 'out' sums over examples, axis 1"),
     ],
 )
