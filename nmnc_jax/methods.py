@@ -1,4 +1,4 @@
-"""The named methods, each a composition that gives an `Estimator`, in one table."""
+"""The named methods; each composes an `Estimator`, and a table lists them."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -30,24 +30,24 @@ def nmnc(
 ) -> Estimator:
     """Neural manifold noise correlation: learned feedback from noise in the principal components.
 
-    The defaults are those of the front of cost against alignment (`python -m benchmarks.front`): a
-    step costs no more than backpropagation's, at nearly the alignment of a refresh in every step;
-    orthogonal probes leave less variance at the same cost (`python -m benchmarks.variance`). A
+    The defaults come from the front of cost against alignment (`python -m benchmarks.front`): a
+    step costs no more than backpropagation's, with nearly the alignment of a refresh in every step.
+    Orthogonal probes have a smaller variance at the same cost (`python -m benchmarks.variance`). A
     model with a stage that has no derivative takes ``probe=Probe(difference="central")``.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         rank: dimension d of the manifold, one for all taps or a dict by tap name.
-        explained_variance: as `pca` takes it: the rank is chosen on the run itself, up to `rank`.
-        probe: the perturbations; what is None is one orthogonal probe, by its exact derivative.
-        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        explained_variance: as in `pca`: the rank is chosen during training, up to `rank`.
+        probe: the perturbations; by default one orthogonal probe with an exact derivative.
+        feedback_decay: decay of the feedback's moving average; 0 keeps only this step's estimate.
         update_every: steps between feedback updates; the credit is computed in every step.
         basis_update_every: steps between updates of the principal components.
-        basis_decay: weight of earlier activity at each such update.
-        readout: as `noise_correlation` takes it; by default chained through time, in models with
-            marked stages inside a scan, and otherwise from the outputs.
-        settings: `horizon`, `has_aux`, `check` and `causal`, as `noise_correlation` takes them.
+        basis_decay: weight of earlier activity at each update of the principal components.
+        readout: as in `noise_correlation`; by default "next" for models with marked stages inside
+            a scan, and otherwise "output".
+        settings: `horizon`, `has_aux`, `check` and `causal`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -103,12 +103,12 @@ def vnc(
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        probe: the perturbations; what is None is one Gaussian probe, by its exact derivative.
-        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        probe: the perturbations; by default one Gaussian probe with an exact derivative.
+        feedback_decay: decay of the feedback's moving average; 0 keeps only this step's estimate.
         update_every: steps between feedback updates.
-        readout: as `noise_correlation` takes it; by default chained through time, in models with
-            marked stages inside a scan, and otherwise from the outputs.
-        settings: `horizon`, `has_aux`, `check` and `causal`, as `noise_correlation` takes them.
+        readout: as in `noise_correlation`; by default "next" for models with marked stages inside
+            a scan, and otherwise "output".
+        settings: `horizon`, `has_aux`, `check` and `causal`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -145,16 +145,16 @@ def node_perturbation(
     feedback_decay: float | None = None,
     **settings: Any,
 ) -> Estimator:
-    """Node perturbation: noise correlated with each example's own loss.
+    """Node perturbation: noise is correlated with the loss of each example.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        probe: the perturbations; what is None is 8 Gaussian probes, by central differences.
-        rank: perturb in the manifold of this dimension; None perturbs isotropically.
-        feedback_decay: None: no feedback weights. A number: feedback learned from the same passes,
-            with this decay of its moving average, is the control variate of the correlation.
-        settings: `horizon`, `has_aux`, `check` and `causal`, as `noise_correlation` takes them.
+        probe: the perturbations; by default 8 Gaussian probes with central differences.
+        rank: dimension of the manifold in which taps are perturbed; None perturbs isotropically.
+        feedback_decay: None uses no feedback. A number is the decay of a feedback that is learned
+            from the same passes and serves as control variate of the correlation.
+        settings: `horizon`, `has_aux`, `check` and `causal`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -192,10 +192,10 @@ def forward_gradient(
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        probe: the perturbations; what is None is 8 Gaussian ones, their difference is "jvp".
-        rank: perturb in the manifold of this dimension; None perturbs isotropically.
-        feedback_decay: as `node_perturbation` takes it.
-        settings: `horizon`, `has_aux`, `check` and `causal`, as `noise_correlation` takes them.
+        probe: the perturbations; by default 8 Gaussian probes. Its difference is always "jvp".
+        rank: dimension of the manifold in which taps are perturbed; None perturbs isotropically.
+        feedback_decay: as in `node_perturbation`.
+        settings: `horizon`, `has_aux`, `check` and `causal`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -231,34 +231,35 @@ def weight_mirror(
     basis_update_every: int = 100,
     **settings: Any,
 ) -> Estimator:
-    """Weight mirrors: feedback learned from noise at a stage's input and its response.
+    """Weight mirrors: feedback is learned from noise at a stage's input and the stage's response.
 
-    A model that marks its linear stages by function and weights, ``tap.linear(apply, weights, h)``
-    or `mirror_layers`, learns each in the form of its own weights (readout
-    `mirror`): memory is that of the parameters, and weights that are shared over positions have as
-    many probes behind them. Everything but those stages is differentiated exactly.
+    If the model marks its linear stages by function and weights, with ``tap.linear(apply, weights,
+    h)`` or `mirror_layers`, the mirror of each stage has the form of its weights (readout
+    `mirror`). Mirrors then need as much memory as the parameters, and each position that shares a
+    weight adds a probe of it. Everything outside the stages is differentiated exactly.
 
-    In other models (readout `next`) a stage reaches from a tap to the next one, or to a mark
-    ``tap.linear(y)``, and its feedback is dense: [m, n] for a tap of n units and stages of m, or
-    [m, d].
+    In other models (readout `next`) a stage reaches from a tap to the next tap or to a mark
+    ``tap.linear(y)``. Its feedback is dense: [m, n], or [m, d] in a subspace, for a tap of n units
+    that feeds m units.
 
-    Each stage is read on its own, so that one pass serves all, and the credit is chained from
-    stage to stage. Noise at the inputs alone is needed: no labels, and no error.
+    Each stage is measured separately, so that one pass serves all stages, and credit is chained
+    from stage to stage. The probes need only noise at the inputs of stages: no labels and no error.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        rank: perturb in the manifold of this dimension; None perturbs isotropically, as does None
-            for a stage in a dict by name. "auto": in 128 dimensions where a stage's weights are not
-            shared and its input has more units than there are probes behind its feedback in the
-            long run, counted by the examples of `init`; isotropically elsewhere.
-        probe: the perturbations; what is None is one Gaussian probe at all taps, by its exact
-            derivative. `num` may be a dict by stage, or "auto"; a stage is probed by itself, so
-            that many probes of a small one cost little.
-        feedback_decay: moving average of the feedback; 0 keeps this step's estimate alone.
+        rank: dimension of the manifold in which inputs are perturbed, one for all stages or a dict
+            by stage; None perturbs isotropically. "auto" perturbs in 128 dimensions if a stage
+            does not share its weights and its input has more units than the feedback averages
+            probes in the long run, given the number of examples at `init`; otherwise
+            isotropically.
+        probe: the perturbations; by default one Gaussian probe at all taps with an exact
+            derivative. `num` may be a dict by stage, or "auto". Each stage is probed separately,
+            so that many probes of a small stage cost little.
+        feedback_decay: decay of the feedback's moving average; 0 keeps only this step's estimate.
         update_every: steps between feedback updates.
         basis_update_every: steps between updates of the principal components.
-        settings: `has_aux` and `check`, as `noise_correlation` takes them.
+        settings: `has_aux` and `check`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -321,20 +322,20 @@ def feedback_alignment(
     seed: int = 0,
     **settings: Any,
 ) -> Estimator:
-    """Feedback alignment: credit chained from stage to stage through fixed random weights.
+    """Feedback alignment: credit is chained from stage to stage through fixed random weights.
 
-    Stages are those of `weight_mirror`: in the form of the network's own weights, and of their
-    size, where the model marks them by function and weights; else dense from tap to tap.
+    Stages are those of `weight_mirror`. If the model marks them by function and weights, feedback
+    has the form and the scale of the weights; otherwise it is dense from tap to tap.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        sign_symmetric: None: the feedback is random and never changes. "uniform", "fixed" or
-            "redrawn": it has such magnitudes, as `sign_symmetric_feedback` takes them, and the
-            signs of the weights in each step; stages are then those that the model marks by
-            function and weights alone.
-        seed: of the feedback weights.
-        settings: `has_aux` and `check`, as `noise_correlation` takes them.
+        sign_symmetric: None for random feedback that never changes. "uniform", "fixed" or
+            "redrawn" is the kind of magnitudes in `sign_symmetric_feedback`; the feedback then has
+            the signs of the weights in each step, and stages are only those that the model marks
+            by function and weights.
+        seed: seed of the feedback weights.
+        settings: `has_aux` and `check`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
@@ -366,24 +367,24 @@ def kolen_pollack(
     seed: int = 0,
     **settings: Any,
 ) -> Estimator:
-    """Kolen-Pollack learning: mirrors that receive the weights' own updates, with weight decay.
+    """Kolen-Pollack learning: mirrors receive the updates of the weights, with weight decay.
 
-    Mirrors of the stages that the model marks by function and weights, ``tap.linear(apply, weights,
-    h)`` or `mirror_layers`, begin at random and come nearer to the weights by a
-    factor ``1 - weight_decay`` in each update. No probes are needed.
+    The stages are those that the model marks by function and weights, with ``tap.linear(apply,
+    weights, h)`` or `mirror_layers`. Their mirrors start at random values, and their difference
+    from the weights shrinks by a factor ``1 - weight_decay`` in each update. No probes are needed.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        weight_decay: share of itself that a weight loses by the optimiser's own decay in one
-            update, as `kolen_pollack_feedback` takes it: ``optax.adamw(1e-3, weight_decay=0.1)``
-            has 1e-4. The optimiser has to have it: only then do the mirrors get nothing but
-            updates. By default mirrors and weights are alike after a few thousand steps.
-        seed: of the first mirrors.
-        settings: `has_aux` and `check`, as `noise_correlation` takes them.
+        weight_decay: share of a weight that the optimiser's decay removes in one update, as in
+            `kolen_pollack_feedback`: ``optax.adamw(1e-3, weight_decay=0.1)`` has 1e-4. The
+            optimiser must have the same decay; only then do mirrors receive nothing but updates.
+            With the default, mirrors and weights agree after a few thousand steps.
+        seed: seed of the first mirrors.
+        settings: `has_aux` and `check`, as in `noise_correlation`.
 
     Returns:
-        An `Estimator` with a `NoiseCorrelationState`, which remembers mirrors and weights.
+        An `Estimator` with a `NoiseCorrelationState`, which holds the mirrors and the weights.
 
     Raises:
         ValueError: as `noise_correlation` and `kolen_pollack_feedback` do.
@@ -404,13 +405,13 @@ def kolen_pollack(
 def direct_feedback_alignment(
     apply_fn: ApplyFn, loss_fn: LossFn, *, seed: int = 0, **settings: Any
 ) -> Estimator:
-    """Direct feedback alignment: the output error sent to each tap through fixed random weights.
+    """Direct feedback alignment: fixed random weights carry the output error to each tap.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        seed: of the feedback weights.
-        settings: `horizon`, `has_aux`, `check` and `causal`, as `noise_correlation` takes them.
+        seed: seed of the feedback weights.
+        settings: `horizon`, `has_aux`, `check` and `causal`, as in `noise_correlation`.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
@@ -436,7 +437,7 @@ def _without_probes(
     feedback: Feedback,
     settings: dict[str, Any],
 ) -> Estimator:
-    """Sends errors through feedback to every direction of each tap."""
+    """Returns an estimator whose feedback is not measured and acts on all directions of a tap."""
     return noise_correlation(
         apply_fn,
         loss_fn,

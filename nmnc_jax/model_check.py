@@ -1,8 +1,8 @@
-"""The law of the model, tried on a few examples: what a method assumes of a model, and if it holds.
+"""Checks on a few examples that what a method assumes of a model holds.
 
-With exact quantities in the place of the learned ones, a method's gradient equals ``jax.grad``'s,
-and noise in one example leaves the others alone. What that takes is found by what depends on what
-in the traced model, and by noise in some examples and time steps of a small batch.
+With exact quantities in place of the learned ones, a method's gradient equals that of ``jax.grad``,
+and noise in one example does not change the others. The checks use the dependences in the traced
+model, and passes with noise in some examples and time steps of a small batch.
 """
 
 import dataclasses
@@ -34,48 +34,48 @@ from nmnc_jax.taps import OUTPUTS, Model, Tap
 from nmnc_jax.types import ApplyFn, Array, Batch, LossFn, Params
 
 EXAMPLES = 4
-"""Most examples of the batch that are tried."""
+"""Largest number of examples of the batch that are tried."""
 CUTS = 128
-"""Most time steps before which nothing may change that are tried."""
+"""Largest number of time steps that are tried for whether the response changes before them."""
 SIZE = 0.1
 """Root mean square of the noise, relative to the tap's activity."""
 NOTHING = 1e-5
-"""Relative change below which nothing has changed but rounding."""
+"""Relative change that is still attributed to rounding."""
 
 LINEAR = 0.03
-"""Relative difference up to which a stage counts as linear, in arithmetic of 16 bits too."""
+"""Relative difference up to which a stage counts as linear, also in 16-bit arithmetic."""
 
 Causal = bool | Mapping[str, bool] | None
 Choice = str | tuple[str, ...] | None
-"""A readout, some of which the model's marks decide, or None for the model's default."""
+"""A readout, a tuple of which the model's marks select one, or None for the model's default."""
 
 
 def choices_of(readout: Choice) -> tuple[str, ...]:
-    """The readouts that a model may turn out to have."""
+    """Returns the readouts among which the model's marks decide."""
     if readout is None:
         return ("output", "next")
     return readout if isinstance(readout, tuple) else (readout,)
 
 
 class TapReport(NamedTuple):
-    """What was found of one tap.
+    """The results of the checks for one tap.
 
     Attributes:
-        name: of the tap.
-        units: n, per example and time step.
-        order: place of the tap in the forward pass.
-        steps: time steps of the scans around it, T; 1 without.
-        stages: nodes that it feeds directly, with their units per row, for the readout `next`; of
-            a linear stage its weights, with their number, for the readout `mirror`.
-        aligned: whether the response follows the tap's time; None for a tap without time or a
-            response without it.
+        name: name of the tap.
+        units: number of units per example and time step, n.
+        order: index of the tap in the forward pass.
+        steps: number of time steps of the scans around it, T; 1 without scans.
+        stages: for the readout `next`, the nodes that it feeds directly, with their units per row;
+            for the readout `mirror`, the arrays of weights of the linear stage, with their sizes.
+        aligned: whether the response follows the tap's time; None if the tap or the response has
+            no time.
         effect: root mean square of the response's change over that of the response, for noise of a
-            tenth of the tap's activity; None where it was not tried.
-        coupling: change of other examples' response over that of the examples with noise at this
-            tap; None where it was not tried.
-        stacked: of a linear stage in a scan, whether each step has weights of its own.
-        shared: positions in one row that share the weights of a linear stage, in the mean.
-        summed: units of a linear stage's input behind one of its outputs.
+            tenth of the tap's activity; None if it was not tried.
+        coupling: change of the response of other examples relative to that of the examples with
+            noise at this tap; None if it was not tried.
+        stacked: whether each step of the scan around a linear stage has separate weights.
+        shared: average number of positions in one row that share a weight of a linear stage.
+        summed: number of units of a linear stage's input that one output depends on.
     """
 
     name: str
@@ -93,13 +93,13 @@ class TapReport(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ModelReport:
-    """What a method assumes of a model, as it was found; prints as a table.
+    """The results of the checks of a model; prints as a table.
 
     Attributes:
-        readout: the readout that was asked for, or is the model's default.
-        coupling: change of other examples' response over that of the examples with noise; None
-            where it was not tried.
-        taps: of the model, in the order of the forward pass.
+        readout: the given readout, or the model's default.
+        coupling: change of the response of other examples relative to that of the examples with
+            noise; None if it was not tried.
+        taps: the results for each tap, in the order of the forward pass.
     """
 
     readout: str
@@ -113,7 +113,7 @@ class ModelReport:
 
     @property
     def causal(self) -> dict[str, bool]:
-        """Tap name to whether the response follows its time, as methods take it."""
+        """Tap name to whether the response follows its time, as the argument `causal` takes it."""
         return {tap.name: bool(tap.aligned) for tap in self.taps}
 
     def __getitem__(self, name: str) -> TapReport:
@@ -154,19 +154,19 @@ def check_model(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> ModelReport:
-    """Tries what a method assumes of a model on a few examples of a batch.
+    """Checks on a few examples of a batch that a model satisfies what a method assumes.
 
-    Estimators do it at ``init``. What must hold: each tap's returned value is used; examples are
-    along the first axis after the time axes; with readout "next" the stage after a tap begins and
-    ends in the same scan and time step; with readout "mirror" a linear stage is linear in its
-    weights and its input, and its weights do not depend on the inputs. What is found and reported:
+    Estimators call this function in ``init``. It requires the following: each tap's returned value
+    is used; examples are along the first axis after the time axes; with readout "next" the stage
+    after a tap begins and ends in the same scan and time step; with readout "mirror" a linear stage
+    is linear in its weights and its input, and its weights do not depend on the inputs. It reports
     whether examples are coupled, and whether the response follows a tap's time.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
         loss_fn: ``loss_fn(outputs, targets) -> [B]`` or ``[B, T]``.
         params: the model's parameters.
-        batch: (inputs, targets); values, not those of a traced function.
+        batch: (inputs, targets), as concrete values, not tracers.
         readout: "output", "loss", "next", "mirror", or None for the model's default.
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
         kwargs: passed to `apply_fn`.
@@ -175,7 +175,8 @@ def check_model(
         A `ModelReport`; ``print`` shows it as a table.
 
     Raises:
-        ValueError: naming the tap, what does not hold, and the remedy.
+        ValueError: if a requirement does not hold. The message names the tap, the requirement and
+            the remedy.
 
     Example:
         >>> import jax.numpy as jnp
@@ -209,23 +210,23 @@ def examine(
     causal: Causal = None,
     learns: bool = False,
 ) -> ModelReport:
-    """Finds what `check_model` reports.
+    """Returns the report of `check_model`.
 
     Args:
         model: the model.
         loss_fn: the loss of each example.
-        params: its parameters.
+        params: the model's parameters.
         batch: (inputs, targets).
-        nodes: of the model on these inputs.
-        readout: name of the readout; None: the model's default. One that is added to the table of
-            readouts is looked at as "output" is.
-        trial: whether to run the model; impossible on traced values.
-        causal: whether responses follow the taps' time, where it is known.
-        learns: whether readout "loss" learns a feedback from the outputs besides.
+        nodes: the nodes of the model on these inputs.
+        readout: name of the readout; None for the model's default. A readout that is added to the
+            table of readouts is examined like "output", or like "next" if it chains its credit.
+        trial: whether to run the model; traced values are never run.
+        causal: whether responses follow the taps' time, if it is known.
+        learns: whether readout "loss" also learns a feedback from the outputs.
 
     Raises:
-        ValueError: as `check_model` does; and where `causal` is needed, because values are traced
-            or `trial` is False, or contradicts what is found.
+        ValueError: as `check_model` does; also if `causal` is None but needed, because values are
+            traced or `trial` is False, or if it contradicts the result of the trial.
     """
     inputs, targets = batch
     check_batch_axes(model, params, inputs, nodes)
@@ -273,9 +274,9 @@ def examine(
     if coupled and readout != "loss":
         worst = max(report.taps, key=lambda tap: tap.coupling or 0)
         warnings.warn(
-            f"noise at tap {worst.name!r} in some examples changes the response of others by "
-            f"{worst.coupling:.2g} of its own change, as with batch statistics: readout "
-            f"{readout!r} is biased by it; take use_running_average=True, a normalisation of each "
+            f"noise at tap {worst.name!r} in some examples changes the response of others, by "
+            f"{worst.coupling:.2g} of the change in those examples, as with batch statistics; this "
+            f"biases readout {readout!r}: use use_running_average=True, a normalisation of each "
             'example, or readout="loss"',
             stacklevel=4,
         )
@@ -285,13 +286,13 @@ def examine(
 def _examine_linears(
     model: Model, params: Params, inputs: Any, nodes: Nodes, *, trial: bool
 ) -> ModelReport:
-    """Finds the linear stages that a mirror learns, and tries that they are linear."""
+    """Finds the linear stages that a mirror learns, and checks that they are linear."""
     linears = find_linears(model, params, inputs, nodes)
     needed = {name: found for name, found in linears.items() if found.needed}
     if not needed:
         raise ValueError(
             "apply_fn marks no linear stage whose input depends on parameters; readout 'mirror' "
-            "takes y = tap.linear(apply, weights, h), or nmnc_jax.mirror_layers"
+            "takes stages marked by y = tap.linear(apply, weights, h) or nmnc_jax.mirror_layers"
         )
     uses = positions_of_all(model, params, inputs)
     if trial:
@@ -299,14 +300,14 @@ def _examine_linears(
             if not nonlinear < LINEAR:
                 raise ValueError(
                     f"linear stage {name!r} is off linear by {nonlinear:.2g}; readout 'mirror' "
-                    "takes apply(weights, h) that is linear in both: add a bias, and scale or "
-                    "normalise weights, outside of it"
+                    "takes apply(weights, h) that is linear in both arguments: add biases, and "
+                    "scale or normalise weights, outside the stage"
                 )
             if not excess < 1:
                 raise ValueError(
                     f"linear stage {name!r} does not return to its weights what noise at its input "
-                    "correlates with; readout 'mirror' takes a stage that uses each weight by "
-                    "itself and at its size: scale, mask and tie weights outside of it"
+                    "correlates with; readout 'mirror' takes a stage that uses each weight "
+                    "unchanged: scale, mask and tie weights outside the stage"
                 )
     taps = []
     for name, found in sorted(needed.items(), key=lambda item: item[1].shape.input.order):
@@ -331,29 +332,29 @@ def _examine_linears(
 
 
 def _aligned(name: str, tried: "_Trial | None", causal: Causal, coupled: bool) -> bool:
-    """Whether the response follows a tap's time, known or tried."""
+    """Returns whether the response follows a tap's time, which is given or tried."""
     known = causal.get(name) if isinstance(causal, Mapping) else causal
     if known is False:
         return False
     if tried is None:
         if known is None:
             raise ValueError(
-                f"causal is None for tap {name!r}, whose time axes the response has too; it was "
-                "not possible to try whether the response follows the tap's time: call init "
-                "outside of jit, or give causal=True or causal=False"
+                f"causal is None for tap {name!r}, whose time axes the response has too; whether "
+                "the response follows the tap's time cannot be tried on traced values or with "
+                "check=False: call init outside jit, or pass causal=True or causal=False"
             )
         return known
     found = not coupled and tried.follows_time(name)
     if known and not found:
         raise ValueError(
             f"causal is True for tap {name!r}, but noise at a time step changes the response at "
-            "earlier ones; it takes False"
+            "earlier steps; it takes False"
         )
     return found
 
 
 class _Trial:
-    """Passes of the model with noise in some examples and time steps, on a small batch."""
+    """Runs the model on a small batch, with noise in some examples and time steps."""
 
     def __init__(
         self,
@@ -368,12 +369,12 @@ class _Trial:
     ):
         inputs, targets = batch
         all_nodes, all_examples = nodes, examples_of(nodes.outputs)
-        # One example is tried beside itself: its noise is different.
+        # A single example is repeated, and each copy is given different noise.
         some = np.arange(EXAMPLES if all_examples == 1 else min(EXAMPLES, all_examples))
         some = some % all_examples
 
         def few(tree: Any) -> Any:
-            # Values are tried even where init is called inside a function that is being traced.
+            # Concrete values are tried even if init is called inside a function that is traced.
             with jax.ensure_compile_time_eval():
                 return jax.tree.map(
                     lambda x: jnp.asarray(x)[some] if jnp.shape(x)[:1] == (all_examples,) else x,
@@ -384,7 +385,7 @@ class _Trial:
             nodes = trace_nodes(model, params, few(inputs))
             jax.eval_shape(loss_fn, nodes.outputs, few(targets))
             inputs, targets = few(inputs), few(targets)
-        except Exception:  # What takes no other number of examples: all are tried.
+        except Exception:  # The model takes no other number of examples, so all are tried.
             nodes = all_nodes
         self._shapes = nodes.taps
         self._batch = examples_of(nodes.outputs)
@@ -437,13 +438,14 @@ class _Trial:
         ones = dict.fromkeys(self._shapes, np.float32(1))
         with jax.ensure_compile_time_eval():
             generic = _generic(params)
-        # Parameters of generic size hide no dependence; where the model cannot take them, its own.
+        # Parameters of generic size hide no dependence. If they make the response non-finite, the
+        # model's parameters are used.
         clean, (arrived, scales) = responded(generic, nothing, ones, {})
         if not _finite(clean):
             generic = params
             clean, (arrived, scales) = responded(generic, nothing, ones, {})
         replay = {node: value for node, value in arrived.items() if node != OUTPUTS}
-        # What noise takes out of the range of a logarithm or a root, smaller noise may not.
+        # Noise may leave the domain of a logarithm or a root, so smaller noise is tried.
         for _ in range(4):
             if _finite(responded(generic, everything, scales, replay)[0]):
                 break
@@ -452,7 +454,7 @@ class _Trial:
         self._respond = lambda masks: jax.device_get(responded(generic, masks, scales, replay)[0])
 
     def _masks(self, names: list[str], mask: Any = None) -> dict[str, np.ndarray]:
-        """1 where a tap has noise, or where `mask` [T, B] or [B] has it; [..., B, ...]."""
+        """Returns masks [..., B, ...]: 1 or `mask` ([T, B] or [B]) at the named taps, else 0."""
         masks = {}
         for name, shape in self._shapes.items():
             places = np.zeros((shape.steps, shape.batch), np.float32)
@@ -465,14 +467,14 @@ class _Trial:
     def _changes(self, masks: dict[str, np.ndarray]) -> Any:
         def changed(now: np.ndarray, before: np.ndarray) -> np.ndarray:
             with np.errstate(invalid="ignore"):
-                # What is no longer finite has changed; what never was says nothing.
+                # A value that is no longer finite has changed; one that never was is ignored.
                 change = np.nan_to_num(np.abs(now - before), nan=np.inf, posinf=np.inf)
             return np.where(np.isfinite(before), change, 0)
 
         return jax.tree.map(changed, self._respond(masks), self._clean)
 
     def _by_example(self, changes: dict[str, Any]) -> np.ndarray:
-        """Sum of the changes of each example's response, [B]."""
+        """Returns the sum of the changes of each example's response, [B]."""
         total = np.zeros(self._batch)
         for node, leaves in changes.items():
             for leaf in jax.tree.leaves(leaves):
@@ -481,7 +483,10 @@ class _Trial:
         return total
 
     def coupling(self, names: list[str] | None = None) -> float | None:
-        """Change of other examples over that of examples with noise, by every pair of them."""
+        """Returns the largest change of other examples relative to that of examples with noise.
+
+        Every pair of examples is separated by one of the splits into examples with and without.
+        """
         if self._batch < 2:
             return None
         largest = 0.0
@@ -497,13 +502,13 @@ class _Trial:
         return largest
 
     def effect(self, name: str) -> float:
-        """Root mean square of the response's change, relative to the response."""
+        """Returns the root mean square of the response's change, relative to the response."""
         changes = jax.tree.leaves(self._changes(self._masks([name])))
         sizes = jax.tree.leaves(self._clean)
         return float(_root_square(changes) / max(_root_square(sizes), 1e-30))
 
     def follows_time(self, name: str) -> bool:
-        """Whether noise from a time step on leaves the response before that step alone."""
+        """Returns whether noise from a time step on leaves the earlier response unchanged."""
         shape = self._shapes[name]
         cuts = np.arange(1, shape.steps)
         if len(cuts) > CUTS:
@@ -522,11 +527,11 @@ class _Trial:
 
 
 def _generic(params: Params) -> Params:
-    """Parameters of which none is so small that a dependence hides behind it: zeros, gates."""
+    """Replaces parameters that are so small that they hide a dependence, such as zeros."""
     random = np.random.default_rng(1)
 
     def filled(leaf: Any) -> Any:
-        # On the host: a compiled program for each shape would take longer than all the rest.
+        # In NumPy: compiling a program for each shape would take longer than all other checks.
         if not jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating):
             return leaf
         values = np.asarray(leaf, np.float32)
@@ -557,7 +562,7 @@ def _root_square(leaves: list[np.ndarray]) -> float:
 def check_memory(
     bases: Mapping[str, int], feedback: Mapping[str, int], shapes: Mapping[str, TapShape]
 ) -> None:
-    """Refuses what would not fit into the memory of the device.
+    """Checks that bases and feedback fit into the memory of the device.
 
     Args:
         bases: tap name to bytes of its basis.
@@ -565,16 +570,16 @@ def check_memory(
         shapes: the taps.
 
     Raises:
-        ValueError: with the bytes and the largest tap.
+        ValueError: if they do not fit. The message gives the bytes and names the largest tap.
     """
-    need, there = sum(bases.values()) + sum(feedback.values()), _memory()
-    if need > there:
+    need, available = sum(bases.values()) + sum(feedback.values()), _memory()
+    if need > available:
         name = max(shapes, key=lambda name: bases[name] + feedback[name])
         raise ValueError(
             f"bases take {_bytes(sum(bases.values()))} and feedback "
             f"{_bytes(sum(feedback.values()))}, most of it at tap {name!r} with "
-            f"{shapes[name].units} units; the device has {_bytes(there)}: take a lower rank, "
-            "fewer taps, a horizon, or another readout"
+            f"{shapes[name].units} units; the device has {_bytes(available)}: use a lower "
+            "rank, fewer taps, a horizon, or another readout"
         )
 
 

@@ -1,4 +1,4 @@
-"""The general method: subspace, readout, probe and feedback composed into one estimator."""
+"""The general method, which composes subspace, readout, probe and feedback into an estimator."""
 
 import dataclasses
 from typing import Any
@@ -65,52 +65,57 @@ def noise_correlation(
     check: bool = True,
     causal: Causal = None,
 ) -> Estimator:
-    """The general method: perturb each tap in a subspace, correlate with what changes downstream.
+    """The general method: perturbs taps in subspaces and correlates with the changes downstream.
 
     Args:
-        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...] or a pytree of
-            them.
+        apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, where the outputs are
+            [B, ...] or a pytree of such arrays.
         loss_fn: ``loss_fn(outputs, targets) -> [B]``, one loss per example, or [B, T] for each time
-            step of outputs [B, T, o]; what is minimised is their mean.
+            step of outputs [B, T, o]. Their mean is minimised.
         subspace: directions of the perturbations (`isotropic`, `pca`, `random_subspace`,
             `fixed_subspace`).
-        readout: "output": correlate with the outputs, averaged over examples (and, by the feedback,
-            over steps) into a feedback matrix that carries the output error back. "loss": correlate
-            with each example's own loss. "next": correlate with what the tap feeds directly (the
-            linear stages that the model marks by ``tap.linear``, other taps, or the outputs) into a
-            feedback matrix from there to the tap, and chain the credits; no output Jacobian is
-            needed. "mirror": learn the linear stages that the model marks by ``tap.linear(apply,
-            weights, h)`` in the form of their own weights, and differentiate the rest exactly.
-            None: "next" for a model that marks stages inside a scan, otherwise "output". A tuple:
-            the first of them that the model has the marks for.
-            Inside a scan a perturbation has its own value at each time step, and subspaces and
-            feedback are fitted over examples and time steps together; "loss" takes the change of
-            the losses from the time step on, where they are [B, T] and follow the tap's time.
-        probe: number, kind and size of the perturbations; what is None is 8 Gaussian ones, one tap
-            at a time, by central differences.
+        readout: what perturbations are correlated with.
+
+            * "output": the outputs. The correlation is averaged over examples (and, by the
+              feedback, over steps) into a feedback matrix that carries the output error back.
+            * "loss": the loss of each example.
+            * "next": the nodes that the tap feeds directly (linear stages that the model marks by
+              ``tap.linear``, other taps, or the outputs). The feedback matrix leads from these
+              nodes to the tap, and credit is chained; no output Jacobian is needed.
+            * "mirror": the linear stages that the model marks by ``tap.linear(apply, weights, h)``.
+              The feedback has the form of their weights; everything else is differentiated exactly.
+            * None: "next" for a model that marks stages inside a scan, otherwise "output".
+            * A tuple: the first of its readouts for which the model has marks.
+
+            Inside a scan perturbations differ between time steps, and subspaces and feedback are
+            fitted over examples and time steps together. If losses are [B, T] and follow the tap's
+            time, "loss" uses only their change from the perturbed time step on.
+        probe: number, kind and size of the perturbations. The defaults are 8 Gaussian probes, one
+            tap at a time, with central differences.
         feedback: `learned_feedback` or `random_feedback` for "output", "next" and "mirror"; for
             "mirror" also `sign_symmetric_feedback` or `kolen_pollack_feedback`. For "loss" None, or
             a feedback as control variate: the change of loss that it predicts is subtracted from
-            the measured one and its credit is added, so that probes measure only what it does not
-            know. That is unbiased, as the prediction is that of earlier steps' feedback; and the
-            feedback learns from the same passes.
-        horizon: for taps inside a scan, the number of lags, from that of a perturbation to the time
-            step of an output, for which "output" learns a feedback matrix each; None: all T.
-        has_aux: whether `apply_fn` returns ``(outputs, aux)``; ``info.aux`` is that of the clean
+            the measured change and its credit is added, so that probes measure only the remainder.
+            The estimate stays unbiased, because the prediction uses the feedback of earlier steps.
+            The feedback learns from the same passes.
+        horizon: for taps inside a scan, the number of lags between a perturbation and the time step
+            of an output for which "output" learns a feedback matrix each; None for all T.
+        has_aux: whether `apply_fn` returns ``(outputs, aux)``; ``info.aux`` comes from the clean
             pass.
-        check: whether init tries on a few examples what is assumed of the model (`check_model`).
+        check: whether `init` checks the model on a few examples (`check_model`).
         causal: whether outputs (or losses) with the time axes of a tap follow its time, so that
-            noise changes nothing earlier; one for all taps or by tap name. None: tried at init,
-            which must then be called on values, not inside ``jax.jit``.
+            noise changes nothing earlier; one bool for all taps or a dict by tap name. If None, it
+            is tried at init, which must then be called on values and not inside ``jax.jit``.
 
     Returns:
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: if readout, feedback or horizon do not fit; (from init) what `check_model`
-            refuses, if a loss is not finite, or if bases and feedback do not fit; (from init and
-            estimate) if the loss is reduced, a rank exceeds a tap's units, finite differences meet
-            a bfloat16 model, or the state belongs to another method or model.
+        ValueError: if readout, feedback and horizon do not fit together; (from init) if
+            `check_model` raises, if a loss is not finite, or if bases and feedback do not fit into
+            memory; (from init and estimate) if the loss is reduced, if a rank exceeds a tap's
+            units, if a bfloat16 model is probed by finite differences, or if the state belongs to
+            another method or model.
 
     Source:
         Kang, Richards and Sabatini 2026 (arXiv 2601.02636): output readout on the neural manifold.
@@ -161,7 +166,7 @@ def noise_correlation(
     probe_every = feedback.update_every if feedback is not None and learned else None
 
     def scheduled(step: Any, due: Due | None = None) -> tuple[Any, Any]:
-        """Whether bases move, and whether the feedback is measured."""
+        """Returns whether bases move, and whether the feedback is measured."""
         if due is not None:
             due = check_due(due)
             return due.move and move_every is not None, due.probe and probe_every is not None
@@ -219,7 +224,8 @@ def noise_correlation(
         if check and state.layout.settings != settings_of(kwargs):
             raise ValueError(
                 f"the model was tried at init with {dict(state.layout.settings)}, and is called "
-                f"with {dict(settings_of(kwargs))}; it takes the same at init, or check=False"
+                f"with {dict(settings_of(kwargs))}; it takes the same keyword arguments at init "
+                "and in each step, or check=False"
             )
         if probe.rows is not None:
             check_rows(probe.rows, kwargs, nodes)
@@ -309,7 +315,7 @@ def noise_correlation(
             finite = usable & all_finite((new, also))
             return kept_if(finite, new, old), finite
 
-        # A key goes through a loop as part of what it carries, so that no turn uses it again.
+        # The key is part of the loop's carry, so that no turn uses it again.
         def probed(memory: tuple[NoiseCorrelationState, Array]) -> Any:
             old, key = memory
             use, key = jax.random.split(key)
@@ -327,7 +333,7 @@ def noise_correlation(
         move_due, probe_due = scheduled(state.step, due)
         found = None
         if chosen.every_step:
-            # The feedback predicts as it was before this step's probes: else it would be biased.
+            # Predictions use the feedback before this step's probes; otherwise they are biased.
             moved = when(move_due, move, state)
             found = measure(key, moved)
             reading = read(moved, nodes, targets, error)
@@ -345,7 +351,7 @@ def noise_correlation(
             last = pass_for(chosen, reading, model, params, inputs, known)
         gradients, credit = gradients_and_credit(last, reading, coordinates)
         info = info_from(losses, clean.outputs, credit, gradients, aux=clean.aux, finite=finite)
-        # Not by the gradients: those of frozen parameters are then dead code.
+        # Gradients are left out, so that those of frozen parameters are dead code.
         return gradients, state._replace(step=state.step + finite.astype(jnp.int32)), info
 
     def check_passes(nodes: Nodes) -> None:

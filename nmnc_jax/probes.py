@@ -1,4 +1,4 @@
-"""Probes: random coordinates from one key, and how a network's response to them is measured."""
+"""Draws probes from one key and measures a network's response to them."""
 
 import dataclasses
 import math
@@ -23,37 +23,40 @@ Scope = Literal["each_tap", "all_taps"]
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """How a network is perturbed and how its response is measured; None: the method's own choice.
+    """How a network is perturbed and how its response is measured.
+
+    A field that is None is chosen by the method.
 
     Attributes:
-        num: probes K per example and tap. For the readout `mirror` also a dict by the name of a
-            linear stage, with 1 for those that it does not name, or "auto": as many as bring the
-            variance of a stage's estimate down to a quarter of its square, as long as they cost at
-            most half of one probe of all stages.
-        kind: distribution of the coordinates, each of unit variance. "orthogonal" draws Haar frames
-            scaled by sqrt(d) over all the probes that are averaged together (K x B for the `output`
-            readout, K for `loss`); beyond d of them a new frame begins. Where a frame spans
-            several probes all coordinates are drawn at once, otherwise probe by probe.
+        num: number of probes K per example and tap. For the readout `mirror` also a dict by the
+            name of a linear stage, with 1 for stages that it does not name, or "auto". "auto" uses
+            as many probes as reduce the variance of a stage's estimate to a quarter of its square,
+            as long as they cost at most half of one probe of all stages.
+        kind: distribution of the coordinates, each with unit variance. "orthogonal" draws Haar
+            frames scaled by sqrt(d) over all probes that are averaged together (K x B for the
+            readout `output`, K for `loss`); after d probes a new frame begins. If a frame spans
+            several probes, all coordinates are drawn at once, otherwise probe by probe.
         difference: "central" [y(x+xi) - y(x-xi)]/2, "forward" y(x+xi) - y(x), or "jvp", the exact
             directional derivative (no bias, no cancellation, works in bfloat16).
         sigma: root mean square of the perturbation per unit, relative to the tap's RMS activity.
-            Subspaces of any dimension at one sigma perturb with the same energy. Unused by "jvp",
-            where only its ratio between taps would matter.
-        scope: "each_tap" perturbs one tap at a time; "all_taps" all of them in the same pass, which
-            costs fewer passes and adds the variance of the other taps' perturbations.
-        chunk: most probes in memory at once; the largest divisor of `num` up to it is taken. None:
-            one, which is fastest on CPU; a GPU or TPU may take more. It changes results by rounding
-            only.
-        rows: number of examples that run through the probe pass, drawn anew each time and gathered,
-            so that its cost falls with them; inputs and targets then have examples first in every
-            array of as many rows as the batch. None runs all. The readout `loss` takes None.
-        perturbed: how many of a tap's rows (its examples, in a scan at each time step) are
-            perturbed, drawn anew each time; their responses count for more in return, so that the
-            estimate stays unbiased. The pass costs as much as with all: it is for studies of few
-            probes through time. None perturbs all. The readout `loss` takes None.
+            For equal sigma, perturbations in subspaces of any dimension have the same energy.
+            "jvp" does not use it.
+        scope: "each_tap" perturbs one tap at a time. "all_taps" perturbs all taps in the same pass,
+            which needs fewer passes and adds the variance of the other taps' perturbations.
+        chunk: largest number of probes in memory at once; the largest divisor of `num` up to it is
+            used. None is one probe, which is fastest on CPU; a GPU or TPU may take more. It changes
+            results only by rounding.
+        rows: number of examples in the probe pass, which are drawn anew each time and gathered, so
+            that the cost decreases with their number. Arrays of inputs and targets that have as
+            many rows as the batch must then have examples first. None uses all examples. The
+            readout `loss` takes None.
+        perturbed: number of a tap's rows (its examples, in a scan at each time step) that are
+            perturbed, which are drawn anew each time. Their responses are scaled so that the
+            estimate stays unbiased. The pass costs as much as with all rows; this is for studies
+            of few probes through time. None perturbs all. The readout `loss` takes None.
 
     Raises:
-        ValueError: if a field is out of range, named with what it got and what it takes.
+        ValueError: if a field is out of range.
 
     Example:
         >>> from nmnc_jax import Probe
@@ -88,7 +91,7 @@ class Probe:
             check_count("num", self.num)
 
     def over(self, choice: "Probe") -> "Probe":
-        """This probe, with what is None taken from a method's own choice."""
+        """Returns this probe with the fields that are None taken from `choice`."""
         given = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -97,48 +100,51 @@ class Probe:
         return dataclasses.replace(choice, **given)
 
     def at(self, name: str) -> "Probe":
-        """This probe, with the number that it has at one tap."""
+        """Returns this probe with the number of probes at one tap."""
         if not isinstance(self.num, Mapping):
             return self
         return dataclasses.replace(self, num=self.num.get(name, 1))
 
     def count(self) -> int:
-        """Probes K per example.
+        """Returns the number of probes K per example.
 
         Raises:
-            ValueError: if their number differs from tap to tap.
+            ValueError: if the number differs between taps.
         """
         if self.num is None or isinstance(self.num, int):
             return self.num or 1
-        raise ValueError(f"num is {self.num!r}; readout 'mirror' alone takes other than a number")
+        raise ValueError(
+            f"num is {self.num!r}; only readout 'mirror' takes a dict or 'auto', others take a "
+            "number"
+        )
 
     def chunk_size(self) -> int:
-        """Probes in memory at once: the largest divisor of `num` up to `chunk`."""
+        """Returns how many probes are in memory at once: the largest divisor of `num` to `chunk`."""
         num, limit = self.count(), self.chunk or 1
         return max(size for size in range(1, min(limit, num) + 1) if num % size == 0)
 
 
 DEFAULT = Probe(num=8, kind="gaussian", difference="central", scope="each_tap")
-"""What the general method takes where nothing else is chosen."""
+"""The default probe of the general method."""
 
 
 def relative_variance(
     probe: Probe, *, examples: float, steps: int, dimension: int, taps: int, isolated: bool
 ) -> float:
-    """Variance of a correlation over its own square, for a response that is linear.
+    """Returns the variance of a correlation relative to its square, for a linear response.
 
     Args:
-        probe: its number and kind, and whether taps are perturbed together.
-        examples: B, that are averaged together; times the positions that share weights.
-        steps: T, time steps that are perturbed together.
-        dimension: d, directions that are perturbed.
-        taps: of the model.
-        isolated: whether each row's response is to its own noise alone.
+        probe: the probe, with its number, kind and scope.
+        examples: number of examples B that are averaged, times the positions that share weights.
+        steps: number of time steps T that are perturbed together.
+        dimension: number of directions d that are perturbed.
+        taps: number of taps of the model.
+        isolated: whether the response of each row depends only on the noise of that row.
 
     Returns:
-        For N probes (d + 1)/N with Gaussian ones, (d - 1)/N with Rademacher ones, and
-        r (d - r)/N^2 with orthogonal ones, of which r begin a frame and do not fill it. Noise at
-        other taps or time steps adds as much again for each of them, if their effect is alike.
+        For N probes, (d + 1)/N if they are Gaussian, (d - 1)/N if they are Rademacher, and
+        r (d - r)/N^2 if they are orthogonal and r of them are in an incomplete frame. Noise at each
+        other tap or time step adds d/N, if its effect has the same size.
     """
     d, count = dimension, probe.count() * (probe.perturbed or examples * steps)
     if probe.kind == "orthogonal":
@@ -147,7 +153,7 @@ def relative_variance(
         own = (d + (1 if probe.kind == "gaussian" else -1)) / count
     if isolated:
         return own
-    # Noise at as many time steps of one example as are perturbed in the mean.
+    # The average number of time steps of one example that are perturbed.
     sources = max(count / (probe.count() * examples), 1) * (
         taps if probe.scope == "all_taps" else 1
     )
@@ -155,16 +161,16 @@ def relative_variance(
 
 
 VARIANCE, COST = 0.25, 0.5
-"""The relative variance that "auto" aims at, and what one stage may cost of a pass of all."""
+"""The relative variance that "auto" aims at, and a stage's largest cost relative to all stages."""
 
 
 def resolved(probe: Probe, layout: Layout, shapes: Mapping[str, TapShape]) -> Probe:
-    """A probe whose number is given for each tap, where it was "auto".
+    """Returns a probe in which a number of "auto" is replaced by a number for each tap.
 
     Args:
         probe: the probe.
-        layout: of the model.
-        shapes: of the taps in a probe pass.
+        layout: the layout of the model.
+        shapes: shapes of the taps in a probe pass.
     """
     if probe.num != "auto":
         return probe
@@ -180,19 +186,20 @@ def resolved(probe: Probe, layout: Layout, shapes: Mapping[str, TapShape]) -> Pr
 
 
 def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, pooled: bool) -> Any:
-    """Prepares K draws, from each of which `coordinates` makes one probe's coordinates.
+    """Prepares K draws; `coordinates` turns each into the coordinates of one probe.
 
     Args:
         key: this tap's key.
-        probe: how many and of which kind.
-        rows: examples, at each time step, B T.
+        probe: the probe, with its number and kind.
+        rows: number of examples times time steps, B T.
         dimension: subspace dimension d.
-        dtype: of the coordinates.
-        pooled: whether all examples are averaged together, so that a frame runs over them.
+        dtype: dtype of the coordinates.
+        pooled: whether all examples are averaged together, so that a frame spans them.
 
     Returns:
-        With leading axis K: keys, so that memory does not grow with the coordinates of all probes;
-        the coordinates themselves, [K, B T, d], of orthogonal probes that share frames.
+        Arrays with leading axis K. In general these are keys, so that memory does not grow with the
+        coordinates of all probes; for orthogonal probes that share a frame they are the
+        coordinates, [K, B T, d].
     """
     num = probe.count()
     if probe.kind != "orthogonal":
@@ -204,7 +211,7 @@ def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, p
     if rows < dimension:
         frames = haar_frames(key, num * rows, dimension, dtype)
         return frames.reshape(num, rows, dimension)
-    # The frames that each probe's rows are in, of which it may share the first and the last.
+    # The frames that contain each probe's rows; the first and the last may be shared.
     start = np.arange(num) * rows
     each = -(-rows // dimension) + (rows % dimension > 0 and num > 1)
     keys = jax.random.split(key, -(-num * rows // dimension) + 1)
@@ -217,7 +224,7 @@ def draw(key: Array, probe: Probe, *, rows: int, dimension: int, dtype: DType, p
 
 
 def coordinates(drawn: Any, probe: Probe, rows: int, dimension: int, dtype: DType) -> Array:
-    """Makes one probe's coordinates z, [B T, d], of unit variance, from one of the draws."""
+    """Returns one probe's coordinates z, [B T, d], with unit variance, from one draw."""
     if probe.kind == "orthogonal" and isinstance(drawn, tuple):
         keys, start = drawn
         frames = jax.lax.map(lambda key: haar_frames(key, dimension, dimension, dtype), keys)
@@ -229,10 +236,10 @@ def coordinates(drawn: Any, probe: Probe, rows: int, dimension: int, dtype: DTyp
 
 
 def places_of_rows(key: Array, count: int, rows: int) -> Array:
-    """Draws which of a tap's rows are perturbed, [count].
+    """Draws the indices of the rows of a tap that are perturbed, [count].
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if the tap has fewer rows than `count`.
     """
     if count > rows:
         raise ValueError(f"perturbed is {count}; it takes at most {rows}, the rows of a batch")
@@ -240,9 +247,9 @@ def places_of_rows(key: Array, count: int, rows: int) -> Array:
 
 
 def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:
-    """Puts coordinates of the perturbed rows in their places, and zero elsewhere, [B T, d].
+    """Places the coordinates of the perturbed rows among zeros for the other rows, [B T, d].
 
-    They are scaled so that the mean over all rows of z z^T is still the identity.
+    They are scaled so that the mean of z z^T over all rows is still the identity.
     """
     if places is None:
         return z
@@ -251,34 +258,34 @@ def spread_over_rows(z: Array, places: Array | None, rows: int) -> Array:
 
 
 def check_rows(rows: int, kwargs: Mapping[str, Any], nodes: Nodes) -> None:
-    """Refuses a probe pass of some examples where a keyword argument may hold one row for each.
+    """Checks that no keyword argument has a row per example, if a probe pass uses only some.
 
     Raises:
-        ValueError: naming it.
+        ValueError: if a keyword argument may have a row per example.
     """
     batch = examples_of(nodes.outputs)
     for place, leaf in named_leaves(kwargs):
         if jnp.shape(leaf)[:1] == (batch,):
             raise ValueError(
                 f"rows is {rows}, and the keyword argument {place} has shape {jnp.shape(leaf)} in "
-                f"a batch of {batch}; what has a row for each example goes into inputs"
+                f"a batch of {batch}; pass arrays with a row per example in inputs"
             )
 
 
 def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:
-    """Gathers what runs through a probe pass with some of the examples.
+    """Gathers the arrays of a probe pass for some of the examples.
 
     Args:
-        key: decides which.
-        count: their number.
-        nodes: of the model with all examples.
+        key: key for the choice of examples.
+        count: number of examples.
+        nodes: the nodes of the model with all examples.
         examples: (inputs, targets, what arrives at each node).
 
     Returns:
-        The same of `count` examples.
+        The same structure for `count` examples.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if the batch has fewer examples than `count`.
     """
     batch = examples_of(nodes.outputs)
     if count > batch:
@@ -298,9 +305,10 @@ def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:
 
 
 def coordinate_size(rows: Array, basis: Array | None) -> Array:
-    """Standard deviation of one coordinate that makes the perturbation's RMS per unit the tap's.
+    """Returns the standard deviation of coordinates for which the perturbation has the tap's RMS.
 
-    The energy of a perturbation is then the same in a subspace of any dimension.
+    The RMS is per unit, so that the energy of a perturbation does not depend on the dimension of
+    the subspace.
     """
     units = rows.shape[1]
     dimension = used(basis, units).sum(dtype=rows.dtype)
@@ -313,10 +321,10 @@ def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
     width = min(count, dimension)
     frames = -(-count // dimension)
     gaussian = jax.random.normal(key, (frames, dimension, width), dtype)
-    # One frame after another: on CPU a batched factorisation waits in a pool thread for others of
-    # the pool, and as many at once as there are threads (one for each tap) wait for ever.
+    # Frames are factorised one after another. On CPU a batched factorisation waits in a thread of a
+    # pool for other threads of that pool, so that several at once (one per tap) may deadlock.
     q, r = jax.lax.map(jnp.linalg.qr, gaussian)
-    # QR alone is not Haar: its signs depend on the algorithm.
+    # QR does not give a Haar distribution by itself, because signs depend on the algorithm.
     q = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None, :]
     rows = q.swapaxes(1, 2).reshape(frames * width, dimension)[:count]
     return rows * jnp.sqrt(jnp.asarray(dimension, dtype))
@@ -331,26 +339,26 @@ def linear_response(
     shapes: Mapping[str, TapShape],
     isolated: bool,
 ) -> Callable[[Activations], dict[str, Any]]:
-    """Builds the map from a perturbation to the change of the response per unit of it.
+    """Returns the function from a perturbation to the change of the response per unit of it.
 
-    What comes before the first perturbed tap is taken from the clean pass: finite differences
-    replay it; under "jvp" every tap is pinned to its clean value, so that the compiler recognises
-    each stage as the one it has computed already.
+    Values before the first perturbed tap are taken from the clean pass: finite differences replay
+    them; with "jvp" every tap is pinned to its clean value, so that the compiler recognises each
+    stage as one that it has already computed.
 
     Args:
-        forward: a tap to the network's responses, pytrees of arrays.
+        forward: function of a tap that returns the network's responses, pytrees of arrays.
         perturbed: names of the taps that are perturbed together.
-        probe: which difference, and sigma.
+        probe: the probe, with its difference and sigma.
         clean: what arrives at each node in the clean pass.
         shapes: shapes of all taps.
-        isolated: whether each node passes on its clean value and its own noise alone, not what the
-            noise of earlier taps makes of it.
+        isolated: whether each node passes on only its clean value and its own noise, without the
+            effect of noise at earlier taps.
 
     Returns:
-        A function of the noise xi (of the size of the activity) that returns J xi: exactly for
-        "jvp", to finite-difference error otherwise.
+        A function of the noise xi (with the size of the activity) that returns J xi, exactly for
+        "jvp" and up to finite-difference error otherwise.
     """
-    # A tap inside a scan also stands after every other tap of the scan.
+    # A tap inside a scan also comes after every other tap of the scan, one step earlier.
     outside = {name: clean[name] for name, shape in shapes.items() if shape.batch_axis == 0}
     if isolated:
         replay = {node: value for node, value in clean.items() if node != OUTPUTS}
@@ -389,20 +397,20 @@ def linear_response(
 
 
 def linearized(function: Callable[[Any], Any], primals: Any, *, where: str) -> Callable[[Any], Any]:
-    """The derivative of a function along a direction.
+    """Returns the derivative of a function as a function of the direction.
 
     Args:
-        function: of one pytree.
-        primals: where it is taken.
-        where: what the direction is of, for the error.
+        function: function of one pytree.
+        primals: the point at which the derivative is taken.
+        where: what is perturbed, for the error message.
 
     Raises:
-        ValueError: if the function holds a ``jax.custom_vjp`` or a callback on the way.
+        ValueError: if the function contains a ``jax.custom_vjp`` or a callback.
     """
     held = None
     try:
         linear = jax.linearize(function, primals)[1]
-        # JAX says so only where the derivative is compiled.
+        # JAX itself raises an error for it only when the derivative is compiled.
         if "custom_lin" in primitives_of(jax.make_jaxpr(linear)(primals)):
             held = "jax.custom_vjp"
         else:
@@ -412,6 +420,6 @@ def linearized(function: Callable[[Any], Any], primals: Any, *, where: str) -> C
         if held is None:
             raise
     raise ValueError(
-        f'difference is "jvp" and the model holds a {held} after {where}, which has no derivative '
-        'along a direction; it takes difference="central", or a jax.custom_jvp'
+        f'difference is "jvp" and the model holds a {held} after {where}, which has no directional '
+        'derivative; it takes difference="central", or a jax.custom_jvp'
     )

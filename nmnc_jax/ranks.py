@@ -1,4 +1,4 @@
-"""Which stages are learned in the manifold of their input, by the law of each."""
+"""Chooses which stages are learned in the manifold of their input."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,22 +21,22 @@ Ranks = Mapping[str, int | None]
 def manifold_ranks(
     report: ModelReport, rank: int, *, examples: int, probe: Probe, feedback_decay: float
 ) -> dict[str, int | None]:
-    """The rank of each stage: a manifold where its input has more units than there are probes.
+    """Returns the rank of each stage: a manifold if its input has more units than there are probes.
 
-    Isotropic noise leaves a feedback with a squared error of (n + 1)/N of its own square, for n
-    units and the N probes that a moving average holds in the long run: examples times positions
-    times `probe.num` times (1 + decay)/(1 - decay). Where n is more than N, noise in the manifold
-    takes its place. A stage that sums over a part of its input, as a convolution, has none.
+    With isotropic noise the squared error of a feedback is (n + 1)/N of its square, for n units and
+    the N probes that a moving average holds in the long run: examples times positions times
+    `probe.num` times (1 + decay)/(1 - decay). If n exceeds N, noise in the manifold is used. A
+    stage that sums over a part of its input, such as a convolution, uses isotropic noise.
 
     Args:
-        report: of the model, for the readout `mirror` or `next`.
-        rank: dimension of a manifold, at most the units.
-        examples: behind an update, B.
+        report: report on the model, for the readout `mirror` or `next`.
+        rank: dimension of a manifold, at most the number of units.
+        examples: number of examples per update, B.
         probe: the perturbations; "auto" counts as one.
-        feedback_decay: of the moving average.
+        feedback_decay: decay of the moving average.
 
     Returns:
-        Name of a tap or stage to its rank; None: all directions.
+        A dict from the name of a tap or stage to its rank, or None for all directions.
     """
 
     def rank_of(name: str) -> int | None:
@@ -61,15 +61,15 @@ def with_automatic_ranks(
     feedback_decay: float,
     has_aux: bool,
 ) -> Estimator:
-    """An estimator whose ranks are chosen at init, and are those of its state from then on.
+    """Returns an estimator whose ranks are chosen at init and then read from its state.
 
     Args:
-        make: from ranks to the estimator.
+        make: function of ranks that returns the estimator.
         apply_fn: the model.
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
-        readout: of the estimator.
-        probe: of the estimator.
-        feedback_decay: of the estimator.
+        readout: readout of the estimator.
+        probe: probe of the estimator.
+        feedback_decay: decay of the estimator's feedback.
         has_aux: whether the model returns ``(outputs, aux)``.
     """
 

@@ -1,4 +1,4 @@
-"""When occasional work is due: decided by the caller in plain Python, or inside the program."""
+"""Decides when occasional work is due, in plain Python or inside a compiled program."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,15 +13,16 @@ Tree = TypeVar("Tree")
 
 
 def due_at(step: int | Array, every: int | None, *, first: bool) -> Any:
-    """Whether work is due at a step.
+    """Returns whether work is due at a step.
 
     Args:
         step: number of the step, or a traced scalar.
-        every: steps between two turns; None: it is never due.
+        every: steps between two turns; None if it is never due.
         first: whether it is due at step 0.
 
     Returns:
-        A bool where it follows without the step or the step is an int, otherwise a traced scalar.
+        A bool if the answer does not depend on the step or the step is an int, otherwise a traced
+        scalar.
     """
     if every is None:
         return False
@@ -32,14 +33,14 @@ def due_at(step: int | Array, every: int | None, *, first: bool) -> Any:
 
 
 def either(one: Any, other: Any) -> Any:
-    """Whether one of two is due, as a bool where that is known."""
+    """Returns whether one of two is due, as a bool if it is known."""
     if isinstance(one, bool) and isinstance(other, bool):
         return one or other
     return True if one is True or other is True else one | other
 
 
 def check_due(due: Any) -> Due:
-    """Refuses a static `due` that is not what ``estimator.due(step)`` returns."""
+    """Raises a ValueError if `due` is not what ``estimator.due(step)`` returns."""
     if not isinstance(due, Due):
         raise ValueError(
             f"due is {due!r}; it takes what estimator.due(step) returns, as a static argument, or "
@@ -49,10 +50,11 @@ def check_due(due: Any) -> Due:
 
 
 def when(due: bool | Array, change: Callable[[Tree], Tree], tree: Tree) -> Tree:
-    """Changes a tree when it is due.
+    """Changes a tree if it is due.
 
-    A loop of no or one turn keeps its carry in place, where a conditional copies every basis; and a
-    flat carry has one layout, where the factorisation's would be transposed into in every step.
+    A loop of zero or one turns keeps its carry in place, whereas a conditional copies every basis.
+    The carry is flat, because otherwise every step would transpose it to the layout that the
+    factorisation uses.
     """
     if isinstance(due, bool):
         return change(tree) if due else tree
@@ -70,11 +72,11 @@ def when(due: bool | Array, change: Callable[[Tree], Tree], tree: Tree) -> Tree:
 
 
 def all_finite(tree: Any) -> Array:
-    """Whether every floating-point array of a tree is finite."""
+    """Returns whether every floating-point array of a tree is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def kept_if(finite: Array, new: Tree, old: Tree) -> Tree:
-    """The new tree if all was finite, otherwise the old one."""
+    """Returns the new tree if `finite`, otherwise the old one."""
     return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)

@@ -1,7 +1,7 @@
-"""Any mesh: what sharding by hand, inside ``jax.shard_map`` or under Explicit axes, asks of values.
+"""Supports ``jax.shard_map`` and meshes with Explicit axes.
 
-The library says nothing of devices: it leaves sharding to the compiler. These functions do so where
-JAX wants to be told.
+The library leaves sharding to the compiler. These functions do so where JAX requires the sharding
+of values to be explicit.
 """
 
 import functools
@@ -18,12 +18,12 @@ from nmnc_jax.types import Array, Due, Estimator
 
 
 def zeros_of(shape: Any) -> Array:
-    """Zeros of a shape and dtype, varying over the devices that its value varies over."""
+    """Returns zeros of a shape and dtype that vary over the same mesh axes as the given shape."""
     return _varying_over(jnp.zeros(shape.shape, shape.dtype), _axes_varied(shape))
 
 
 def loop(turns: Array, turn: Callable[[list[Array]], list[Array]], carry: list[Array]) -> Any:
-    """``lax.fori_loop`` over arrays that a turn may make vary over more devices than before it."""
+    """Runs ``lax.fori_loop`` over arrays that a turn may make vary over more mesh axes."""
     while AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
         before = [_axes_varied(jax.typeof(value)) for value in carry]
         after = [
@@ -53,11 +53,12 @@ def _varying_over(value: Array, axes: frozenset[str]) -> Array:
 
 
 def on_any_mesh(estimator: Estimator) -> Estimator:
-    """An estimator that leaves sharding to the compiler on a mesh with Explicit axes.
+    """Returns an estimator that leaves sharding to the compiler on a mesh with Explicit axes.
 
-    Gradients have the shardings of the parameters, the state those that it had, and what has a row
-    per example that of the batch. Inside ``jax.shard_map`` each device estimates from its own rows;
-    ``jax.lax.pmean`` joins the gradients, and the state where it is to be the same.
+    Gradients have the shardings of the parameters, the state keeps its shardings, and arrays with a
+    row per example have the sharding of the batch. Inside ``jax.shard_map`` each device estimates
+    from its own rows; average the gradients with ``jax.lax.pmean``, and also the state if it has to
+    be the same on all devices.
     """
 
     @functools.wraps(estimator.init)
@@ -73,7 +74,7 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
             return first(*arguments)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
             return _by_compiler(mesh, first, lambda state: _like(state, mesh), arguments)
-        # Values, which init looks at, are to stay values.
+        # The checks in init need concrete values.
         concrete = _mesh_of_values(arguments)
         kinds = (AxisType.Auto,) * len(concrete.axis_names)
         automatic = Mesh(concrete.devices, concrete.axis_names, axis_types=kinds)
@@ -92,8 +93,8 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
         due: Due | None = None,
         **kwargs: Any,
     ) -> Any:
-        # Inside shard_map gradients are each device's own: not summed over devices on the way to
-        # parameters that all devices have.
+        # Inside shard_map gradients differ between devices: they are not summed over devices for
+        # parameters that all devices share.
         leaves = jax.tree.leaves((key, batch, state))
         own = frozenset().union(*(_axes_varied(jax.typeof(leaf)) for leaf in leaves))
         params = jax.tree.map(lambda leaf: _varying_over(leaf, own), params)
@@ -121,7 +122,7 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
 
 
 def _parted(kwargs: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
-    """The arrays among keyword arguments, and how the others join them again."""
+    """Separates the arrays from keyword arguments, and returns a function that joins them again."""
     leaves, tree = jax.tree.flatten(kwargs)
     places = [place for place, leaf in enumerate(leaves) if hasattr(leaf, "dtype")]
 
@@ -133,7 +134,7 @@ def _parted(kwargs: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], di
 
 
 def _explicit_mesh(tree: Any) -> AbstractMesh | None:
-    """The mesh with Explicit axes that an array of a tree is on."""
+    """Returns the mesh with Explicit axes of the first array of a tree that has one."""
     for leaf in jax.tree.leaves(tree):
         sharding = getattr(jax.typeof(leaf), "sharding", None)
         mesh = getattr(sharding, "mesh", None)
@@ -163,7 +164,7 @@ def _whole(mesh: AbstractMesh) -> NamedSharding:
 
 
 def _like(tree: Any, mesh: AbstractMesh) -> Any:
-    """The shardings of a tree on a mesh; whole where a leaf is not on it."""
+    """Returns the shardings of a tree on a mesh; leaves that are not on it are replicated."""
 
     def of(leaf: Any) -> NamedSharding:
         sharding = getattr(jax.typeof(leaf), "sharding", None)
@@ -179,7 +180,7 @@ def _by_compiler(
     shardings: Callable[[Any], Any],
     arguments: tuple[Any, ...],
 ) -> Any:
-    """Calls a function with all Explicit axes left to the compiler."""
+    """Calls a function and leaves all Explicit axes to the compiler."""
 
     def alone(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(jnp.shape(leaf), jax.typeof(leaf).dtype)

@@ -302,7 +302,7 @@ def test_what_is_no_linear_stage_is_refused_by_name():
     ):
         with pytest.raises(ValueError, match=message):
             mirror(model).init({**PARAMS, "x": jnp.ones((48, 8))}, BATCH)
-    with pytest.raises(ValueError, match=r"num is \{'a': 2\}; readout 'mirror' alone takes"):
+    with pytest.raises(ValueError, match=r"num is \{'a': 2\}; only readout 'mirror' takes"):
         nmnc_jax.vnc(plain, squared_error, probe=Probe(num={"a": 2}))
     state = mirror(over_layers).init(PARAMS, BATCH)
     fewer = {**PARAMS, "layers": PARAMS["layers"][:2]}
