@@ -119,7 +119,7 @@ class Probe:
         )
 
     def chunk_size(self) -> int:
-        """Returns how many probes are in memory at once: the largest divisor of `num` to `chunk`."""
+        """Returns the number of probes in memory: the largest divisor of `num` up to `chunk`."""
         num, limit = self.count(), self.chunk or 1
         return max(size for size in range(1, min(limit, num) + 1) if num % size == 0)
 
@@ -358,7 +358,7 @@ def linear_response(
         A function of the noise xi (with the size of the activity) that returns J xi, exactly for
         "jvp" and up to finite-difference error otherwise.
     """
-    # A tap inside a scan also comes after every other tap of the scan, one step earlier.
+    # In a scan every tap also comes after all other taps of the previous step.
     outside = {name: clean[name] for name, shape in shapes.items() if shape.batch_axis == 0}
     if isolated:
         replay = {node: value for node, value in clean.items() if node != OUTPUTS}

@@ -1,4 +1,4 @@
-"""What noise correlation remembers from step to step, and when it changes."""
+"""The state of noise correlation, and how it is made, moved and checked."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ class NoiseCorrelationState(NamedTuple):
     """State of `noise_correlation`.
 
     Attributes:
-        step: estimates made so far, without those that were not finite; a scalar.
+        step: number of estimates so far, without those that were not finite, a scalar.
         subspace: tap name to its `SubspaceState`.
-        feedback: tap name to its `FeedbackState`; empty where there is none.
-        layout: what the state belongs to; static.
+        feedback: tap name to its `FeedbackState`; empty without feedback.
+        layout: static description of the model and the method that the state belongs to.
     """
 
     step: Array
@@ -33,18 +33,18 @@ class NoiseCorrelationState(NamedTuple):
 def lay_out(
     nodes: Nodes, report: ModelReport, subspace: Subspace, feedback: Feedback | None, own: Layout
 ) -> Layout:
-    """Puts together what a state remembers of the model.
+    """Makes the layout of a state.
 
     Args:
-        nodes: of the model at init.
-        report: what was found of it.
-        subspace: of the method.
-        feedback: of the method.
-        own: the method's own part of the layout.
+        nodes: the nodes of the model at init.
+        report: the report on the model.
+        subspace: the subspace of the method.
+        feedback: the feedback of the method.
+        own: the method's part of the layout.
 
     Raises:
-        ValueError: if a horizon is given for outputs that do not follow a tap's time, or bases and
-            feedback do not fit into memory.
+        ValueError: if a horizon is given for outputs that do not follow a tap's time, or if bases
+            and feedback do not fit into memory.
     """
     readout, horizon = READOUTS[report.readout], own.horizon
     taps = []
@@ -52,8 +52,8 @@ def lay_out(
         found = report[name]
         if horizon is not None and found.aligned is False:
             raise ValueError(
-                f"horizon is {horizon}; the response does not follow the time of tap {name!r}, "
-                "which takes None"
+                f"horizon is {horizon}; tap {name!r} takes None, because the response does not "
+                "follow its time"
             )
         tap = TapLayout(
             name,
@@ -89,13 +89,13 @@ def first_state(
     """Fits the first bases to the activity, and makes the first feedback.
 
     Args:
-        layout: of the model.
-        nodes: of the model, whose taps are where noise is added.
-        activations: there.
-        weights: of linear stages, by name.
-        subspace: of the method.
-        feedback: of the method.
-        key: replaces the seeds of what is random.
+        layout: the layout of the model.
+        nodes: the nodes of the model, whose taps are the places where noise is added.
+        activations: name to activity at these places.
+        weights: name to weights of the linear stages.
+        subspace: the subspace of the method.
+        feedback: the feedback of the method.
+        key: key that replaces the seeds of random bases and feedback; None keeps the seeds.
     """
     readout = READOUTS[layout.readout]
     rows = matrices(nodes.taps, activations)
@@ -119,7 +119,7 @@ def first_state(
 def follow_weights(
     feedback: Feedback, state: NoiseCorrelationState, weights: dict[str, Any], key: Array
 ) -> NoiseCorrelationState:
-    """Lets a feedback follow the weights of its linear stages, by name."""
+    """Updates the feedback of each linear stage from the stage's weights, given by name."""
     assert feedback.follow is not None
     keys = jax.random.split(key, len(state.feedback))
     return state._replace(
@@ -133,7 +133,7 @@ def follow_weights(
 def move_subspaces(
     subspace: Subspace, state: NoiseCorrelationState, rows: dict[str, Array]
 ) -> NoiseCorrelationState:
-    """Moves the bases with the activity, and rotates the feedback with them."""
+    """Updates the bases from the activity, and rotates the feedback with them."""
     update = subspace.update
     assert update is not None
     factored = READOUTS[state.layout.readout].factored
@@ -150,20 +150,20 @@ def move_subspaces(
 def check_state(
     state: Any, nodes: Nodes, subspace: Subspace, own: Layout, readouts: tuple[str, ...]
 ) -> Nodes:
-    """Refuses a state that belongs to another method, model, rank, head or length of sequences.
+    """Checks that a state belongs to this method, model, rank, head and length of sequences.
 
     Args:
-        state: what the caller gave.
-        nodes: of the model in this call.
-        subspace: of the method.
-        own: the method's own part of the layout.
+        state: the caller's state.
+        nodes: the nodes of the model in this call.
+        subspace: the subspace of the method.
+        own: the method's part of the layout.
         readouts: names of the readouts that the state may have.
 
     Returns:
-        The nodes, whose taps are where the state's readout adds noise.
+        The nodes, whose taps are the places where the state's readout adds noise.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: if the state differs. The message names what differs.
     """
     if not isinstance(state, NoiseCorrelationState):
         raise ValueError(
@@ -217,6 +217,6 @@ def check_state(
         if not readout.isolated and shape.steps > tap.lags and own.horizon is None:
             raise ValueError(
                 f"tap {tap.name!r} has {shape.steps} time steps; the state was made for at most "
-                f"{tap.lags}: call init with the longest sequence, or give a horizon"
+                f"{tap.lags}: call init with the longest sequence, or pass a horizon"
             )
     return nodes

@@ -1,7 +1,7 @@
-"""The directions in which a tap is perturbed: all, random ones, given ones, or the manifold.
+"""Subspaces in which taps are perturbed: all directions, random ones, given ones, or the manifold.
 
-A subspace is an orthonormal basis U, [n, d], or None for all n directions. Columns of zeros stand
-for directions that are not used, where their number changes while all shapes stay.
+A subspace is an orthonormal basis U, [n, d], or None for all n directions. Columns of zeros are
+directions that are not used, so that their number may change while all shapes stay the same.
 """
 
 import zlib
@@ -19,25 +19,25 @@ from nmnc_jax.types import Array, Rank
 
 
 class FixedBasis(NamedTuple):
-    """The subspace of one tap, where it never moves.
+    """The subspace of one tap if it never moves.
 
     Attributes:
-        basis: orthonormal columns U, [n, d]; None: all n directions.
+        basis: orthonormal columns U, [n, d]; None for all n directions.
     """
 
     basis: Array | None
 
 
 class Manifold(NamedTuple):
-    """The subspace of one tap, where it follows the activity.
+    """The subspace of one tap if it follows the activity.
 
     Attributes:
-        components: orthonormal columns, [n, d], strongest direction first.
-        kept: 1 for the components that are perturbed, 0 for others, [d]; None: all are.
-        mean: running mean activity, [n].
+        components: orthonormal columns, [n, d], with the strongest direction first.
+        kept: 1 for the components that are perturbed, 0 for others, [d]; None if all are perturbed.
+        mean: running mean of the activity, [n].
         scatter: eigenvalues of the running scatter matrix, [d].
-        total: trace of that matrix, a scalar.
-        weight: effective number of examples behind mean and scatter, a scalar.
+        total: trace of the running scatter matrix, a scalar.
+        weight: effective number of examples in mean and scatter, a scalar.
     """
 
     components: Array
@@ -60,13 +60,13 @@ class Subspace(NamedTuple):
     """A way to choose the subspace of each tap.
 
     Attributes:
-        name: of the way; a state belongs to one.
+        name: name of the kind of subspace, which a state records.
         dimension: ``dimension(name, units) -> d`` of a tap's subspace.
         init: ``init(name, activity, key=None) -> SubspaceState`` from a tap's name and activity,
-            [B, n]. A key replaces the seed of what is random.
+            [B, n]. A key replaces the seed of a random subspace.
         update: ``update(state, activity) -> SubspaceState``, or None if the basis never moves.
-        update_every: steps between updates.
-        has_basis: ``has_basis(name) -> bool``, whether a tap has a basis, not all directions.
+        update_every: number of steps between updates.
+        has_basis: ``has_basis(name) -> bool``, whether a tap has a basis and not all directions.
     """
 
     name: str
@@ -88,7 +88,7 @@ def project(basis: Array | None, rows: Array) -> Array:
 
 
 def isotropic() -> Subspace:
-    """All n directions of each tap: vanilla noise correlation.
+    """Returns the subspace of all n directions of each tap, for vanilla noise correlation.
 
     Returns:
         A `Subspace` whose basis is None.
@@ -108,11 +108,13 @@ def isotropic() -> Subspace:
 
 
 def random_subspace(rank: Rank, *, seed: int = 0) -> Subspace:
-    """A fixed random subspace of each tap: the control for "low-dimensional" without "manifold".
+    """Returns a fixed random subspace of each tap.
+
+    It is the control that is low-dimensional like the manifold but independent of the activity.
 
     Args:
         rank: dimension d, one for all taps or a dict by tap name.
-        seed: seed of the bases; each tap has its own.
+        seed: seed of the bases, which differ between taps.
 
     Returns:
         A `Subspace` with Haar-distributed orthonormal bases, [n, d].
@@ -141,7 +143,7 @@ def random_subspace(rank: Rank, *, seed: int = 0) -> Subspace:
 
 
 def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
-    """Given bases, one per tap.
+    """Returns the subspaces with the given bases, one per tap.
 
     Args:
         bases: tap name to a matrix [n, d] with orthonormal columns.
@@ -151,7 +153,7 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
 
     Raises:
         ValueError: if a basis is not a matrix with orthonormal columns; (from init) if a tap has no
-            basis or one with another number of units.
+            basis or its basis has another number of units.
 
     Example:
         >>> import jax.numpy as jnp
@@ -170,7 +172,8 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
             error = np.abs(matrix.T @ matrix - np.eye(matrix.shape[1])).max()
             if not error < 1e-3:
                 raise ValueError(
-                    f"bases[{name!r}] is off orthonormal by {error:.2g}; it takes orthonormal ones"
+                    f"bases[{name!r}] is off orthonormal by {error:.2g}; it takes orthonormal "
+                    "columns"
                 )
 
     def dimension_at(name: str, units: int) -> int:
@@ -185,7 +188,7 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
     def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
         del key
         dimension_at(name, activity.shape[1])
-        # A copy: the state's arrays may be donated, the caller's may not.
+        # The state's arrays may be donated and the caller's may not, so they are copied.
         return FixedBasis(jnp.array(bases[name], activity.dtype, copy=True))
 
     return Subspace("fixed_subspace", dimension_at, init)
@@ -198,26 +201,25 @@ def pca(
     update_every: int = 100,
     decay: float = 0.7,
 ) -> Subspace:
-    """The neural manifold: principal components of each tap's own activity, streamed.
+    """Returns the neural manifold: streaming principal components of each tap's activity.
 
-    Each update merges a batch with the running mean and factorisation of all earlier ones, whose
-    weight decays, as incremental PCA does (Ross et al. 2008); so the rank may exceed the batch
-    size.
-    Memory is O((d + B) n), and the work is in matrix products and factorisations of side at most
-    d + B + 1; so taps of several 100,000 units will do. Directions that a batch adds are lost to
-    float32's rounding where their variance is below about a millionth of the strongest one's.
+    Each update merges a batch with the running mean and factorisation of all earlier batches, whose
+    weight decays, as in incremental PCA (Ross et al. 2008). The rank may therefore exceed the batch
+    size. Memory is O((d + B) n), and the work consists of matrix products and factorisations with
+    sides of at most d + B + 1, so that taps may have several 100,000 units. A direction whose
+    variance is below about a millionth of the strongest one's is lost to the rounding of float32.
 
     Args:
-        rank: dimension d, one for all taps or a dict by tap name, where None stands for all
-            directions: that tap has no basis.
+        rank: dimension d, one for all taps or a dict by tap name, where None means all directions:
+            that tap has no basis.
         explained_variance: share of the activity's variance, above 0, up to 1. At each update the
-            fewest components that hold it are kept, at most `rank`; the others are followed, but
-            not perturbed. None: all `rank` are kept.
-        update_every: training steps between updates.
-        decay: factor on the weight of all earlier batches at each update, in [0, 1].
+            smallest number of components that explains it is perturbed, at most `rank`; the other
+            components are tracked, but not perturbed. If None, all `rank` are perturbed.
+        update_every: number of training steps between updates.
+        decay: factor by which the weight of all earlier batches decays at each update, in [0, 1].
 
     Returns:
-        A `Subspace` with basis [n, d], strongest component first.
+        A `Subspace` with basis [n, d], whose columns begin with the strongest component.
 
     Raises:
         ValueError: if `explained_variance`, `update_every` or `decay` is out of range; (from init)
@@ -247,7 +249,7 @@ def pca(
         if explained_variance is None:
             return None
         before = jnp.cumsum(scatter) - scatter
-        # Of a silent tap all: none is better than another.
+        # If the tap is silent, all components are kept, because none is better than another.
         return ((before < explained_variance * total) | (total == 0)).astype(scatter.dtype)
 
     def has_basis(name: str) -> bool:
@@ -262,7 +264,7 @@ def pca(
             return FixedBasis(None)
         units = activity.shape[1]
         dimension = dimension_at(name, units)
-        # Directions without variance: the first batch replaces as many of them as it spans.
+        # These directions have no variance; the first batch replaces as many of them as it spans.
         blank = jnp.eye(units, dimension, dtype=activity.dtype)
         nothing = jnp.zeros((dimension,), activity.dtype)
         mean = activity.mean(axis=0)
@@ -290,19 +292,19 @@ def pca(
 
 
 def dimension_of(basis: Array | None, units: int) -> int:
-    """Dimension d of a subspace of n units."""
+    """Returns the dimension d of a subspace of n units."""
     return units if basis is None else basis.shape[1]
 
 
 def used(basis: Array | None, units: int) -> Array:
-    """1 for each of a subspace's directions that is used, 0 for columns of zeros, [d]."""
+    """Returns which directions of a subspace are used, False for columns of zeros, [d]."""
     if basis is None:
         return jnp.ones(units, bool)
     return (basis != 0).any(axis=0)
 
 
 def rank_of(rank: Rank | Mapping[str, int | None], name: str, units: int) -> int:
-    """Looks up a tap's rank and checks it against the tap's units."""
+    """Returns a tap's rank, checked against the tap's units."""
     if isinstance(rank, Mapping):
         if name not in rank:
             raise ValueError(f"rank has no entry for tap {name!r}; it has {sorted(rank)}")

@@ -1,4 +1,4 @@
-"""The tap: one hook in the forward function that gives every reading of the network."""
+"""The tap: one hook in the forward function through which the library reads and perturbs it."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from jax import lax
 from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, Params
 
 OUTPUTS = "outputs:"
-"""The node that stands for what the model returns."""
+"""The name of the node of the model's outputs."""
 
 FORMS = "tap.checkpoint, tap.jit, tap.vmap, tap.scan, tap.cond, tap.switch or tap.lift"
 
@@ -22,13 +22,14 @@ Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class TapLike(Protocol):
-    """What a model receives: call it on each hidden activation, scan with it over time.
+    """The tap that a model is given, which it calls on each hidden activation.
 
-    A model may also mark where the linear stage after a tap ends, for the readout `next`.
+    A model runs JAX's transformations through the methods of its tap, and may mark its linear
+    stages for the readouts `next` and `mirror`.
     """
 
     def __call__(self, name: str, activation: Array, *, time_axes: int = 0) -> Array:
-        """Passes one activation through the tap; what it returns is to be used in its place."""
+        """Passes one activation through the tap; use the returned value in its place."""
         ...
 
     def linear(
@@ -40,7 +41,7 @@ class TapLike(Protocol):
         name: str | None = None,
         time_axes: int = 0,
     ) -> Array:
-        """Marks a linear stage; what it returns is to be used."""
+        """Marks a linear stage; use the returned value as its output."""
         ...
 
     def scan(
@@ -57,13 +58,13 @@ class TapLike(Protocol):
         ...
 
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
-        """Transforms a body ``(*arguments, tap) -> result`` by a transformation of functions."""
+        """Applies a transformation of functions to a body ``(*arguments, tap) -> result``."""
         ...
 
     def lift_scan(
         self, transform: Transform, body: Callable[..., Any], look: Transform | None = None
     ) -> Callable[..., Any]:
-        """Scans a body ``(*arguments, tap) -> (carry, y)`` by another scan than ``lax.scan``."""
+        """Scans a body ``(*arguments, tap) -> (carry, y)`` by a scan other than ``lax.scan``."""
         ...
 
     def checkpoint(self, body: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
@@ -90,7 +91,7 @@ class TapLike(Protocol):
 
 
 class _Forms:
-    """The forms of transformations that follow from `lift`."""
+    """The methods for transformations that follow from `lift`."""
 
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
         raise NotImplementedError
@@ -103,7 +104,7 @@ class _Forms:
 
 
 class _NoTap(_Forms):
-    """The tap of an ordinary forward pass: it changes and records nothing."""
+    """The tap of an ordinary forward pass, which changes and records nothing."""
 
     def __call__(self, name: str, activation: Array, *, time_axes: int = 0) -> Array:
         del name, time_axes
@@ -180,7 +181,7 @@ no_tap: TapLike = _NoTap()
 
 @jax.custom_jvp
 def with_derivative_of(activation: Array, value: Array) -> Array:
-    """Returns `value`, with the derivative of `activation`."""
+    """Returns `value` with the derivative of `activation`."""
     del activation
     return value
 
@@ -191,7 +192,7 @@ def _derivative_of(primals: tuple[Array, Array], tangents: tuple[Array, Array]):
 
 
 Stage = Callable[[Array], Any]
-"""A tap's activation, of one time step, to what it adds to the derivative of a later node."""
+"""Maps a tap's activation in one time step to what it adds to the derivative of a later node."""
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -199,11 +200,11 @@ class LinearStage(NamedTuple):
     """One call of a linear stage.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         apply: ``apply(weights, activation) -> value``.
         weights: pytree of arrays.
-        activation: its input, [B, ...].
-        noise: that is given for it, in the input's shape; None without.
+        activation: the input of the stage, [B, ...].
+        noise: noise for the stage in the input's shape, or None.
     """
 
     name: str
@@ -214,51 +215,52 @@ class LinearStage(NamedTuple):
 
     @property
     def input(self) -> Array:
-        """The input, with its noise."""
+        """The input with its noise."""
         if self.noise is None:
             return self.activation
         return self.activation + self.noise.astype(self.activation.dtype)
 
 
 Reader = Callable[[LinearStage, Any], tuple[Array, Any]]
-"""A stage, and what is given for it, to its output and what is recorded of it."""
+"""Maps a stage and the arrays given for it to its output and the value to record."""
 
 
 def read_input(stage: LinearStage, given: Any) -> tuple[Array, Any]:
-    """Runs a stage as it is, and records its input."""
+    """Runs a stage unchanged, and records its input."""
     del given
     return stage.apply(stage.weights, stage.input), stage.activation
 
 
 class Tap(_Forms):
-    """A recording tap, alive during one trace of the forward function.
+    """A recording tap for one trace of the forward function.
 
-    The places where it sees a value are the nodes of the network: its taps, the marks of `linear`,
-    and the outputs.
+    The nodes of the network are the places at which the tap is given a value: the taps of the
+    model, the marks of `linear`, and the outputs.
 
     Args:
-        noise: tap or linear stage to the array that is added to that activation, or to its input.
+        noise: name of a tap or linear stage to the array that is added to the activation of the
+            tap, or to the input of the stage.
         cut: whether gradients stop at each tap (after it is recorded).
-        replay: node to the value that stands in for what arrives there, so that nothing before it
+        replay: node name to the value that replaces what arrives there, so that nothing before it
             has to be computed.
-        pinned: tap or mark to the value that is known to be there; its derivative stays that of
-            what arrives.
-        stages: node to the taps that feed it, each with a stage whose derivative is added to that
-            of the value that arrives at the node; the value stays.
-        reader: runs each linear stage that is marked with its function and weights.
-        given: name of a linear stage to what `reader` is given for it, a pytree of arrays.
-        whole: names of linear stages in scans that take the same given arrays in every step; those
-            of others have a leading time axis.
-        scope: the scans around what it sees.
-        around: the tap outside of the transformation that this one is inside of.
-        seen: of the activations there, those that come in by the transformation.
+        pinned: name of a tap or mark to its known value, which replaces the computed value; the
+            derivative stays that of the computed value.
+        stages: node name to the taps that feed it, each with a stage whose derivative is added to
+            that of the value that arrives at the node; the value does not change.
+        reader: function that runs each linear stage that is marked with its function and weights.
+        given: name of a linear stage to a pytree of arrays that `reader` is given for it.
+        whole: names of linear stages in scans for which every step takes the same given arrays;
+            those of other stages have a leading time axis.
+        scope: the scans around this tap.
+        around: the tap outside the transformation that this tap is inside.
+        seen: activations of the outside tap that the transformation passes in.
 
     Attributes:
-        activations: tap name to what was recorded there.
-        arrived: node to what arrived there, before noise and replay.
-        scopes: node to the scans around it, from the outermost; in the order of the calls.
-        time_axes: tap or linear stage to the time axes that follow its axis of examples.
-        read: name of a linear stage to what `reader` recorded of it.
+        activations: tap name to the recorded activation.
+        arrived: node name to the value that arrived there, before noise and replay.
+        scopes: node name to the scans around it, from the outermost; in the order of the calls.
+        time_axes: name of a tap or linear stage to the number of time axes after its batch axis.
+        read: name of a linear stage to what `reader` recorded.
         mapped: names of linear stages inside `vmap`.
     """
 
@@ -302,15 +304,17 @@ class Tap(_Forms):
         """Records the activation under `name` (after adding its noise) and returns it.
 
         Args:
-            name: of the tap.
+            name: name of the tap.
             activation: [B, ...], or [B, T, ...] with time axes.
-            time_axes: number of axes after that of the examples that are time: positions of a
-                transformer. Rows are then examples times positions, and units what is left.
+            time_axes: number of axes after the batch axis that are time, such as the positions of a
+                transformer. Rows are then examples times positions, and the remaining axes are
+                units.
 
         Raises:
-            ValueError: if the name was used before in this pass, the activation is not a
-                floating-point array or has too few axes, the noise has another shape than the
-                activation, or the tap is inside a transformation that it does not know of.
+            ValueError: if the name was used before in this pass, if the activation is not a
+                floating-point array or has too few axes, if the noise does not have the shape of
+                the activation, or if the tap is inside a transformation that does not go through
+                the tap.
         """
         self._check_trace(f"tap {name!r}")
         if not jnp.issubdtype(activation.dtype, jnp.floating):
@@ -322,7 +326,7 @@ class Tap(_Forms):
             if activation.ndim < time_axes + 1:
                 raise ValueError(
                     f"tap {name!r} got shape {activation.shape} with time_axes={time_axes}; it "
-                    "takes the axis of examples and the time axes at least"
+                    "takes at least the axis of examples and the time axes"
                 )
             self.time_axes[name] = time_axes
         activation = self._arrive(name, activation, self._scope)
@@ -349,28 +353,28 @@ class Tap(_Forms):
     ) -> Array:
         """Marks a linear stage: ``y = tap.linear(apply, weights, h)``, or ``tap.linear(y)``.
 
-        With its function and weights a stage can be learned in the form of its own weights, by the
-        readout `mirror`: ``apply(weights, h)`` is linear in both and takes no bias. Everything
-        else is then differentiated exactly.
+        If the function and the weights are given, the readout `mirror` can learn the stage in the
+        form of its weights. ``apply(weights, h)`` must be linear in both arguments and takes no
+        bias. Everything else is then differentiated exactly.
 
-        With its output alone, for the readout `next`, a stage is the map from the tap that feeds it
-        to it. What comes after it, up to the next tap or mark, is differentiated exactly. Without a
-        mark the stage reaches to the next tap. In the body of a scan a mark is all that the tapped
-        value may feed: one array that holds what goes on to the next step and what is read out of
-        this one.
+        If only the output y is given, the stage for the readout `next` is the map from the tap that
+        feeds y to y. Everything between y and the next tap or mark is differentiated exactly.
+        Without a mark the stage reaches to the next tap. In the body of a scan the tapped value may
+        feed only marks: one array that contains both what the next step receives and what this
+        step's output depends on.
 
         Args:
             stage: ``apply(weights, h) -> y``; or y.
             weights: pytree of arrays.
             activation: h, [B, ...], or [B, T, ...] with time axes.
-            name: of the stage, by which settings such as a rank refer to it; None: "linear:" and
-                its place in the order of the calls.
-            time_axes: number of axes of h after that of the examples that are positions. They are
-                rows of the stage's subspace, where it has one.
+            name: name of the stage, by which settings such as a rank refer to it. None names it
+                "linear:" with its number in the order of the calls.
+            time_axes: number of axes of h after the batch axis that are positions. Positions are
+                rows of the stage's subspace, if it has one.
 
         Raises:
-            ValueError: if `stage` is no function, a name is used twice, or the stage is inside a
-                transformation that the tap does not know of.
+            ValueError: if `stage` is not a function, if a name is used twice, or if the stage is
+                inside a transformation that does not go through the tap.
 
         Example:
             >>> import jax.numpy as jnp
@@ -400,7 +404,7 @@ class Tap(_Forms):
         return self._known(label, self._arrive(label, value, self._scope))
 
     def finish(self, outputs: Any) -> Any:
-        """Passes what the model returns; called by the library after the forward function."""
+        """Passes the model's outputs; the library calls it after the forward function."""
         return self._arrive(OUTPUTS, outputs, self._scope)
 
     def scan(
@@ -413,25 +417,25 @@ class Tap(_Forms):
         reverse: bool = False,
         unroll: int | bool = 1,
     ) -> tuple[Any, Any]:
-        """Runs ``lax.scan`` with a body that receives a tap of its own.
+        """Runs ``lax.scan`` with a body that is given a tap for its step.
 
         Args:
             body: ``body(carry, x, tap) -> (carry, y)``.
             carry: the initial carry.
             xs: pytree of arrays with a leading time axis T, or None.
             length: T; needed without `xs`.
-            reverse: as ``lax.scan`` takes it; time axes then run from the last step called.
-            unroll: as ``lax.scan`` takes it.
+            reverse: as in ``lax.scan``; time axes then begin with the step that runs last.
+            unroll: as in ``lax.scan``.
 
         Returns:
-            ``(carry, ys)`` as ``lax.scan`` does. Names tapped inside are recorded outside with a
-            leading time axis, and take noise with that axis.
+            ``(carry, ys)`` as from ``lax.scan``. Values that are tapped inside are recorded outside
+            with a leading time axis, and take noise with that axis.
 
         Raises:
             ValueError: if neither `xs` nor `length` gives the number of steps.
         """
         if not jax.tree.leaves(xs) and length is None:
-            raise ValueError("length is None and xs has no array; tap.scan takes one of them")
+            raise ValueError("length is None and xs has no array; tap.scan takes at least one")
 
         def scan(step: Callable[..., Any]) -> Callable[..., Any]:
             return lambda carry, xs: lax.scan(
@@ -443,18 +447,18 @@ class Tap(_Forms):
     def lift_scan(
         self, transform: Transform, body: Callable[..., Any], look: Transform | None = None
     ) -> Callable[..., Any]:
-        """Scans a body that receives a tap of its own by another scan than ``lax.scan``.
+        """Scans a body that is given a tap for its step, by a scan other than ``lax.scan``.
 
         Args:
-            transform: of ``step(*arguments) -> (carry, ys)`` to a function of the same arguments,
-                the last of them with an axis of steps. That argument is a pair: what the body takes
-                last, and arrays with a leading axis of steps; `ys` is a pair too, of what the body
-                gives and of such arrays.
+            transform: function that turns ``step(*arguments) -> (carry, ys)`` into a function of
+                the same arguments, whose last argument has an axis of steps. That argument is a
+                pair of the body's last argument and arrays with a leading axis of steps; `ys` is a
+                pair of the body's result and such arrays.
             body: ``body(*arguments, tap) -> (carry, y)``.
-            look: the same without side effects, by which the names inside are looked up.
+            look: like `transform` but without side effects, used to find the names inside.
 
         Returns:
-            A function of the arguments, which returns what `transform` gives, without the arrays.
+            A function of the arguments that returns the result of `transform` without the arrays.
         """
 
         def scanned(*arguments: Any) -> Any:
@@ -518,15 +522,15 @@ class Tap(_Forms):
         return scanned
 
     def lift(self, transform: Transform, body: Callable[..., Any]) -> Callable[..., Any]:
-        """Transforms a body that receives a tap of its own.
+        """Applies a transformation to a body that is given a tap inside the transformation.
 
         Args:
-            transform: a transformation of functions that takes arguments and results as they are:
+            transform: a transformation of functions that does not change arguments and results:
                 ``jax.checkpoint``, ``jax.jit``, ``flax.linen.remat``.
             body: ``body(*arguments, tap) -> result``.
 
         Returns:
-            A function of the arguments; what is tapped inside is recorded outside.
+            A function of the arguments; values that are tapped inside are recorded outside.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -551,16 +555,16 @@ class Tap(_Forms):
     def vmap(
         self, body: Callable[..., Any], in_axes: Any = 0, **settings: Any
     ) -> Callable[..., Any]:
-        """Maps a body of one example over examples, with a tap of its own.
+        """Maps a body of one example over examples; the body is given a tap inside the map.
 
         Args:
             body: ``body(*arguments, tap) -> result`` of one example.
-            in_axes: as ``jax.vmap`` takes it, for the arguments.
-            settings: of ``jax.vmap`` besides: ``axis_name``, ``axis_size``.
+            in_axes: as in ``jax.vmap``, for the arguments without the tap.
+            settings: further arguments of ``jax.vmap``: ``axis_name``, ``axis_size``.
 
         Returns:
-            A function of the arguments of all examples; what is tapped inside is recorded outside
-            with a leading axis of examples.
+            A function of the arguments of all examples; values that are tapped inside are recorded
+            outside with a leading axis of examples.
         """
 
         def mapped(*arguments: Any) -> Any:
@@ -596,7 +600,7 @@ class Tap(_Forms):
         """Runs ``lax.cond`` with branches ``(*operands, tap) -> result``.
 
         Raises:
-            ValueError: if a tap is in one branch alone, or differs in shape or dtype between them.
+            ValueError: if a tap is only in one branch, or differs in shape or dtype between them.
         """
         choose = functools.partial(lax.cond, predicate)
         return self._branch("tap.cond", choose, [true_body, false_body], operands)
@@ -620,7 +624,7 @@ class Tap(_Forms):
         bodies: Sequence[Callable[..., Any]],
         operands: tuple[Any, ...],
     ) -> Any:
-        """Runs one of several bodies, which have the same taps."""
+        """Runs one of several bodies with the same taps."""
         self._check_trace(form)
         given = self._arrays()
         branches = [self._inside(body) for body in bodies]
@@ -631,18 +635,18 @@ class Tap(_Forms):
             if len(holding) < len(scopes):
                 where = "one branch" if len(holding) == 1 else f"{len(holding)} branches"
                 raise ValueError(
-                    f"tap {name!r} is in {where} of {form} alone; it takes branches with the same "
+                    f"tap {name!r} is only in {where} of {form}; it takes branches with the same "
                     "taps and marks"
                 )
-            # A tap's activation, or what arrives at a mark.
-            found = {
+            # The activation of a tap, or the value that arrives at a mark.
+            kinds = {
                 f"{each.dtype}{list(each.shape)}"
                 for activations, arrived, _ in shapes
                 for each in [activations.get(name, arrived[name])]
             }
-            if len(found) > 1:
+            if len(kinds) > 1:
                 raise ValueError(
-                    f"tap {name!r} is {' and '.join(sorted(found))} in branches of {form}; it "
+                    f"tap {name!r} is {' and '.join(sorted(kinds))} in branches of {form}; it "
                     "takes branches in which a tap has one shape and dtype"
                 )
         result, *recorded = choose(*(inside for inside, _ in branches), *operands, given)
@@ -650,7 +654,7 @@ class Tap(_Forms):
         return result
 
     def _inside(self, body: Callable[..., Any]) -> tuple[Callable[..., Any], list["Tap"]]:
-        """A body as a function of arrays alone, and the taps of its traces."""
+        """Returns a body as a function of arrays only, and a list of the taps of its traces."""
         taps: list[Tap] = []
 
         def inside(*arguments: Any) -> tuple[Any, Activations, dict[str, Any], dict[str, Any]]:
@@ -675,7 +679,7 @@ class Tap(_Forms):
         return inside, taps
 
     def _arrays(self) -> tuple[dict[str, Any], ...]:
-        """What a body in a form that maps nothing is given."""
+        """Returns the arrays for a body inside a transformation that maps nothing."""
         return dict(self.noise), dict(self.replay), dict(self.pinned), {}, dict(self.given)
 
     def _absorb(
@@ -685,7 +689,7 @@ class Tap(_Forms):
         arrived: dict[str, Any],
         read: dict[str, Any],
     ) -> None:
-        """Records what a tap inside a transformation saw, as it comes out."""
+        """Records the values that a tap inside a transformation has recorded."""
         for node, scope in inner.scopes.items():
             self._record(node, arrived[node], scope)
         self.activations |= activations
@@ -697,10 +701,9 @@ class Tap(_Forms):
     def _check_trace(self, what: str) -> None:
         if jax.extend.core.get_opaque_trace_state(convention="nmnc_jax") != self._trace:
             raise ValueError(
-                f"{what} is called inside a transformation that the tap does not know of "
-                "(jax.checkpoint, jit, vmap, lax.scan, cond, while_loop, or one of Flax); it takes "
-                f"the tap's own form: {FORMS}, or nmnc_jax.linen.lift or scan; what is in a "
-                "while_loop is tapped outside of it"
+                f"{what} is called inside a transformation that does not go through the tap "
+                "(jax.checkpoint, jit, vmap, lax.scan, cond, while_loop, or one of Flax); use "
+                f"{FORMS}, or nmnc_jax.linen.lift or scan; tap values of a while_loop outside it"
             )
 
     def _label(self, kind: str, number: int) -> str:
@@ -738,12 +741,12 @@ class Tap(_Forms):
 
 
 class Model:
-    """A user's model with what every pass of one step has in common.
+    """A user's model with the settings that all passes of one step share.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs)``.
-        has_aux: whether it returns ``(outputs, aux)``.
-        kwargs: what it takes besides, alike in every pass.
+        has_aux: whether `apply_fn` returns ``(outputs, aux)``.
+        kwargs: keyword arguments that every pass gives to `apply_fn`.
     """
 
     def __init__(self, apply_fn: ApplyFn, has_aux: bool = False, kwargs: Mapping[str, Any] = NONE):
@@ -752,10 +755,10 @@ class Model:
         self._kwargs = kwargs
 
     def outputs_and_aux(self, params: Params, inputs: Inputs, tap: Any) -> tuple[Any, Any]:
-        """Runs the model.
+        """Runs the model and returns its outputs and auxiliary outputs.
 
         Raises:
-            ValueError: if it does not return a pair although it has aux.
+            ValueError: if `has_aux` is True and the model does not return a pair.
         """
         with _named(self._apply_fn, params, inputs, self._kwargs):
             returned = self._apply_fn(params, inputs, tap, **self._kwargs)
@@ -769,23 +772,22 @@ class Model:
         return _finished(tap, returned[0]), returned[1]
 
     def __call__(self, params: Params, inputs: Inputs, tap: Any) -> Any:
-        """Runs the model and returns its outputs alone."""
+        """Runs the model and returns only its outputs."""
         return self.outputs_and_aux(params, inputs, tap)[0]
 
 
 @contextlib.contextmanager
 def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> Iterator[None]:
-    """Names the tap in what JAX says of values that cross a transformation."""
+    """Turns JAX's errors about values that cross a transformation into errors that name the tap."""
     try:
         yield
     except TypeError as error:
         if "nmnc_jax.taps.Tap" in str(error):
             raise ValueError(
-                "the tap is given to a bare transformation as an argument; it takes the tap's own "
-                f"form: {FORMS} (a whole model is not to be jitted: jit the step that calls the "
-                "estimator)"
+                f"the tap is passed to a transformation as an argument; use {FORMS} (do not jit "
+                "the whole model: jit the step that calls the estimator)"
             ) from error
-        # An UnexpectedTracerError, or an argument that is a tracer of no trace.
+        # JAX raises UnexpectedTracerError, or reports an argument that is a leaked tracer.
         scopes: dict[str, tuple[str, ...]] = {}
 
         def look(params: Params) -> None:
@@ -793,7 +795,7 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
             apply_fn(params, inputs, tap, **kwargs)
             scopes.update(tap.scopes)
 
-        # Where it runs with other parameters, these are what is wrong.
+        # If the model runs with abstract parameters, the given parameters are the cause.
         if "racer" in str(error):
             with contextlib.suppress(TypeError):
                 jax.eval_shape(look, jax.tree.map(jax.typeof, params))
@@ -801,9 +803,9 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
         if not scanned:
             raise
         raise ValueError(
-            f"tap {scanned[0]!r} is in the body of a scan, and parameters hold values that a "
-            "transformation has left behind, as where a Flax module makes its own in such a body; "
-            "it takes nmnc_jax.linen.scan, or a call of that module before the scan"
+            f"tap {scanned[0]!r} is in the body of a scan, and params hold values that leaked from "
+            "a transformation, as when a Flax module creates its parameters in such a body; it "
+            "takes nmnc_jax.linen.scan, or a call of that module before the scan"
         ) from error
 
 
@@ -825,18 +827,19 @@ def run(
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``.
         params: the model's parameters.
-        inputs: the model's inputs, examples first.
-        noise: tap name to an array of exactly the activation's shape, added to the activation
-            before it is recorded; the change flows on downstream.
+        inputs: the model's inputs, with examples along the first axis.
+        noise: tap name to an array of exactly the activation's shape, which is added to the
+            activation before it is recorded; the change propagates downstream.
         cut: whether gradients stop at each tap. The recorded activation still carries the gradient
-            of the stage that made it.
+            of the stage that computes it.
         kwargs: passed to `apply_fn`.
 
     Returns:
-        ``(outputs, activations)``; activations maps tap names to arrays.
+        ``(outputs, activations)``, where `activations` maps tap names to arrays.
 
     Raises:
-        ValueError: if `noise` names an unknown tap or has a wrong shape, or a name is used twice.
+        ValueError: if `noise` names an unknown tap or has a wrong shape, or if two taps have the
+            same name.
 
     Example:
         >>> import jax.numpy as jnp

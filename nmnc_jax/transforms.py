@@ -1,4 +1,7 @@
-"""Estimators as Optax gradient transformations. Import it by name: it needs Optax."""
+"""Wraps estimators as Optax gradient transformations.
+
+``import nmnc_jax`` does not import this module, which needs Optax.
+"""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +15,8 @@ class EstimatedState(NamedTuple):
     """State of `as_transformation`.
 
     Attributes:
-        estimator: the estimator's own state.
-        loss: batch-mean loss of the last estimate, a scalar; infinite before the first.
+        estimator: the estimator's state.
+        loss: batch-mean loss of the last estimate, a scalar; infinite before the first estimate.
     """
 
     estimator: Any
@@ -21,24 +24,26 @@ class EstimatedState(NamedTuple):
 
 
 def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTransformationExtraArgs:
-    """Puts an estimator inside an Optax chain, where it replaces the incoming updates.
+    """Returns an Optax transformation that replaces the incoming updates by estimated gradients.
+
+    The update ignores the incoming updates (pass the parameters) and the extra arguments of other
+    transformations. The loss is in the state: ``optax.tree.get(state, "loss")``. A batch that is
+    not finite leaves the estimator's state unchanged. To skip the update of the parameters too,
+    wrap the rest of the chain: ``optax.chain(as_transformation(...), optax.apply_if_finite(
+    optimiser, 5))``. A wrapper around the whole chain would check the incoming updates, not the
+    estimated gradients.
 
     Args:
         estimator: any estimator of the library.
-        batch: (inputs, targets) that ``init`` gives to the estimator's, to fit its first basis.
+        batch: (inputs, targets) with which ``init`` initialises the estimator.
 
     Returns:
         A transformation whose update takes the extra arguments ``key`` and ``batch``, and ``due``
-        as the estimator does, and ignores those of others, as it ignores the incoming updates (pass
-        the parameters). The loss stays in the state: ``optax.tree.get(state, "loss")``. After a
-        batch that is not finite the estimator's state is as it was; to skip the parameters' update
-        too, wrap what follows, ``optax.chain(as_transformation(...),
-        optax.apply_if_finite(optimiser, 5))``: a wrapper around the whole chain sees the incoming
-        updates, not the estimated gradients.
+        as in the estimator.
 
     Raises:
-        ValueError: (from update) if the parameters, `key` or `batch` are missing, or as the
-            estimator does.
+        ValueError: (from update) if the parameters, `key` or `batch` are missing, or if the
+            estimator raises.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

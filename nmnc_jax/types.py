@@ -1,7 +1,7 @@
 """Type aliases and the axis letters that every docstring uses.
 
-K: probes. B: batch (examples). n: units of one tap, flattened. d: dimension of the subspace that
-a tap is perturbed in. o: outputs. T: time steps of a scan.
+K: probes. B: batch (examples). n: units of one tap, flattened. d: dimension of the subspace in
+which a tap is perturbed. o: outputs. T: time steps of a scan.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,35 +13,35 @@ Array = jax.Array
 DType = Any
 PyTree = Any
 Params = Any
-"""A pytree of arrays; those that are not floating-point get zero gradients."""
+"""A pytree of arrays; arrays that are not floating-point get zero gradients."""
 Inputs = Any
 Batch = tuple[Any, Any]
-"""(inputs, targets), whatever the model and the loss take."""
+"""(inputs, targets), as the model and the loss take them."""
 Activations = dict[str, Array]
-"""Tap name to array, in the activation's own shape."""
+"""Tap name to array, in the activation's shape."""
 Rank = int | Mapping[str, int]
-"""Subspace dimension d, one for every tap or one by tap name."""
+"""Subspace dimension d, one for all taps or a dict by tap name."""
 
 ApplyFn = Callable[..., Any]
-"""apply_fn(params, inputs, tap, **kwargs) -> outputs, [B, ...] or a pytree of them; with has_aux
-(outputs, aux)."""
+"""apply_fn(params, inputs, tap, **kwargs) -> outputs, [B, ...] or a pytree of such arrays; with
+has_aux=True it returns (outputs, aux)."""
 LossFn = Callable[[Any, Any], Array]
 """loss_fn(outputs, targets) -> one loss per example, [B], or per time step, [B, T]."""
 
 
 class Info(NamedTuple):
-    """What an estimate reports besides the gradients.
+    """What an estimate returns besides gradients and state.
 
     Attributes:
         loss: batch-mean loss, a scalar.
         outputs: the model's unperturbed outputs, [B, o].
         credit_norm: tap name to the Euclidean norm of the credit, a scalar.
         credit: tap name to the credit, the estimate of the batch-mean loss's gradient with respect
-            to the activation, in the activation's shape. It costs memory only where it is returned
-            from a jitted function.
-        aux: what the model returns beside its outputs in the clean pass; None without has_aux.
+            to the activation, in the activation's shape. It uses memory only if a jitted function
+            returns it.
+        aux: the auxiliary outputs of the clean pass; None without has_aux.
         finite: whether loss, gradients, credit and everything that the step learned are finite. A
-            step that is not leaves the state as it was.
+            step that is not finite leaves the state unchanged.
     """
 
     loss: Array
@@ -53,12 +53,12 @@ class Info(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What a step has to do besides its forward pass and its gradients; hashable.
+    """The scheduled work of a step, besides its forward pass and its gradients; hashable.
 
     Attributes:
-        probe: whether the feedback is measured by probes in this step.
-        move: whether the bases follow the activity in this step.
-        groups: of `grouped`, each group's own, in the order of its estimators.
+        probe: whether this step measures the feedback by probes.
+        move: whether this step updates the bases from the activity.
+        groups: for `grouped`, the scheduled work of each estimator, in their order.
     """
 
     probe: bool
@@ -72,7 +72,7 @@ class Init(Protocol):
     def __call__(
         self, params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
     ) -> Any:
-        """Makes the first state."""
+        """Returns the first state."""
         ...
 
 
@@ -89,12 +89,12 @@ class Estimate(Protocol):
         due: Any = None,
         **kwargs: Any,
     ) -> tuple[Params, Any, Info]:
-        """Estimates the gradients."""
+        """Returns the estimated gradients, the new state and an `Info`."""
         ...
 
 
 def nothing_due(step: int) -> Due:
-    """The schedule of an estimator that has no scheduled work."""
+    """Returns the schedule of an estimator without scheduled work."""
     del step
     return Due(probe=False, move=False)
 
@@ -104,12 +104,13 @@ class Estimator(NamedTuple):
 
     Attributes:
         init: ``init(params, batch, *, key=None, **kwargs) -> state``. The batch may be larger than
-            those of training. A `key` replaces the seed of random subspaces and feedback.
+            the batches of training. A `key` replaces the seed of random subspaces and feedback.
         estimate: ``estimate(key, params, batch, state, *, due=None, **kwargs) -> (gradients, state,
             info)``. Gradients have the tree, shapes, dtypes and scale of ``jax.grad`` of the
-            batch-mean loss. `due` is a static argument: what `due(step)` returns for this step, so
-            that the compiled step holds no work that is not due; None decides inside the program,
-            by the state's own step. ``kwargs`` go to ``apply_fn`` alike in every pass of the step.
+            batch-mean loss. `due` is a static argument, the value of ``due(step)`` for this step,
+            so that the compiled step contains no work that is not due; with None the program
+            decides by the step count in the state. Every pass of the step gives ``kwargs`` to
+            ``apply_fn``.
         due: ``due(step) -> Due``, in plain Python.
 
     Example:

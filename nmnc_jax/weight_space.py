@@ -1,4 +1,4 @@
-"""Estimators that perturb the weights themselves, all at once: SPSA and forward gradients."""
+"""Estimators that perturb all weights at once: SPSA and forward gradients in weight space."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -26,17 +26,18 @@ from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, 
 Kind = Literal["gaussian", "rademacher"]
 Difference = Literal["central", "forward"]
 Mask = Any
-"""As ``optax.masked`` takes it: booleans in a prefix of the parameters' tree, or a function."""
+"""A mask as in ``optax.masked``: a prefix of the parameters' tree with booleans, or a function."""
 
 
 class _Moving(NamedTuple):
     """The parameters that are perturbed.
 
     Attributes:
-        loss: of the batch in the mean, of their values.
-        clean: the loss without noise, of a pass at the highest precision.
-        values: of each leaf.
-        noise: seed to the noise of each leaf. It is drawn anew wherever it is used, and never kept.
+        loss: function of their values that returns the batch-mean loss.
+        clean: function that returns the loss without noise, from a pass at the highest precision.
+        values: the value of each leaf.
+        noise: function of a seed that returns the noise of each leaf. The noise is drawn anew
+            wherever it is used, and never stored.
     """
 
     loss: Callable[[list[Array]], Array]
@@ -56,24 +57,25 @@ def weight_perturbation(
     trainable: Mask = None,
     has_aux: bool = False,
 ) -> Estimator:
-    """Simultaneous perturbation of all weights (SPSA): the weight-space baseline.
+    """Simultaneous perturbation of all weights (SPSA), the baseline in weight space.
 
-    Each probe is a pair of passes at the parameters plus and minus sigma times noise, or one pass
-    and the clean one. Only values of the loss are used. Noise is drawn from a seed where it is
-    used, so that memory does not grow with the number of probes, and no noise is kept.
+    Each probe is a pair of passes at the parameters plus and minus sigma times noise, or one such
+    pass and the clean pass. Only values of the loss are used. Noise is drawn from a seed whenever
+    it is used and is not stored, so that memory does not grow with the number of probes.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         num: probes per step.
-        sigma: standard deviation of the noise in each parameter, in the parameter's own units.
-        kind: distribution of the noise. Of p parameters, the variance of the estimate is
-            (p + 1)/num of the gradient's square with Gaussian noise, (p - 1)/num with Rademacher's.
-        difference: "central", antithetic pairs of passes, or "forward", one-sided: half the passes,
-            and an error of the order of sigma.
-        trainable: which parameters are perturbed, as ``optax.masked`` takes a mask: a tree of
-            booleans that is a prefix of the parameters', or a function of the parameters to it.
-            The others get zeros. None: all.
+        sigma: standard deviation of the noise in each parameter, in the units of the parameter.
+        kind: distribution of the noise. For p parameters, the variance of the estimate relative to
+            the square of the gradient is (p + 1)/num with "gaussian" and (p - 1)/num with
+            "rademacher" noise.
+        difference: "central", antithetic pairs of passes, or "forward", one-sided differences,
+            which need half the passes and have an error of the order of sigma.
+        trainable: which parameters are perturbed, a mask as in ``optax.masked``: a tree of booleans
+            that is a prefix of the parameters' tree, or a function of the parameters that returns
+            one. The other parameters get zero gradients. None perturbs all.
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
 
     Returns:
@@ -98,7 +100,7 @@ def weight_perturbation(
         raise ValueError(f"difference is {difference!r}; it takes one of {takes}")
 
     def moved(moving: _Moving, factor: Array, seed: Array) -> Array:
-        # The passes' difference is smaller than the rounding of TF32 or bfloat16 products.
+        # The difference of the passes is smaller than the rounding of TF32 or bfloat16 products.
         with jax.default_matmul_precision("highest"):
             return moving.loss(
                 [
@@ -113,7 +115,7 @@ def weight_perturbation(
             return lambda seed: (moved(moving, jnp.float32(sigma), seed) - clean) / sigma
 
         def central(seed: Array) -> Array:
-            # In a loop, so that the second pass does not keep the noise of the first.
+            # A loop, so that the second pass does not keep the noise of the first in memory.
             factors, seeds = jnp.array([sigma, -sigma], jnp.float32), jnp.stack([seed, seed])
             higher, lower = lax.map(lambda pair: moved(moving, *pair), (factors, seeds))
             return (higher - lower) / (2 * sigma)
@@ -132,14 +134,14 @@ def weight_forward_gradient(
     trainable: Mask = None,
     has_aux: bool = False,
 ) -> Estimator:
-    """Forward gradient in weight space: exact directional derivatives along noise.
+    """Forward gradient in weight space, from exact directional derivatives along noise.
 
     Args:
         apply_fn: ``apply_fn(params, inputs, tap, **kwargs) -> outputs``, [B, ...].
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         num: probes per step.
         kind: distribution of the noise, with the variances of `weight_perturbation`.
-        trainable: which parameters are perturbed, as `weight_perturbation` takes it.
+        trainable: which parameters are perturbed, as in `weight_perturbation`.
         has_aux: whether `apply_fn` returns ``(outputs, aux)``.
 
     Returns:
@@ -147,7 +149,7 @@ def weight_forward_gradient(
 
     Raises:
         ValueError: if `num` or `kind` is out of range; (from init and estimate) if the loss is
-            reduced, the model has no derivative along a direction, or `trainable` does not fit the
+            reduced, if the model has no directional derivative, or if `trainable` does not fit the
             parameters; (from init) if a loss is not finite.
 
     Source:
@@ -183,7 +185,7 @@ def _along_weights(
     sample = jax.random.normal if kind == "gaussian" else jax.random.rademacher
 
     def checked(params: Params, outputs: Any) -> list[bool]:
-        """Which leaves are perturbed, of a model that can be."""
+        """Checks that the model can be perturbed, and returns which leaves are."""
         named = {
             f"params{place}": leaf for place, leaf in named_leaves(params) if _is_floating(leaf)
         }
@@ -193,8 +195,8 @@ def _along_weights(
         for (place, leaf), on in zip(named_leaves(params), chosen, strict=True):
             if on and jnp.issubdtype(jax.typeof(leaf).dtype, jnp.complexfloating):
                 raise ValueError(
-                    f"params{place} is {leaf.dtype}; it takes real parameters, or trainable= that "
-                    "leaves it out"
+                    f"params{place} is {leaf.dtype}; it takes real parameters, or a mask trainable "
+                    "that is False for it"
                 )
         return chosen
 
@@ -258,18 +260,18 @@ def _along_weights(
             return [along.astype(z.dtype) * z for z in noise(seed)]
 
         seeds = jax.random.key_data(jax.random.split(key, num))
-        found = mean_over_probes(one_probe, lambda seed: seed, seeds, num, chunk=1)
-        gradients = jax.tree.unflatten(tree, replaced(found, jnp.zeros_like))
+        estimated = mean_over_probes(one_probe, lambda seed: seed, seeds, num, chunk=1)
+        gradients = jax.tree.unflatten(tree, replaced(estimated, jnp.zeros_like))
         return gradients, state, info_from(losses, outputs, {}, gradients, aux=aux)
 
     return on_any_mesh(Estimator(init, estimate))
 
 
 def _chosen(trainable: Mask, params: Params) -> list[bool]:
-    """Which leaves are perturbed.
+    """Returns which leaves are perturbed.
 
     Raises:
-        ValueError: if the mask is no prefix of the parameters' tree, or chooses none.
+        ValueError: if the mask is not a prefix of the parameters' tree, or is False everywhere.
     """
     mask = trainable(params) if callable(trainable) else trainable
     if mask is None:
@@ -282,7 +284,9 @@ def _chosen(trainable: Mask, params: Params) -> list[bool]:
             f"{jax.tree.structure(params)}"
         ) from error
     if not any(chosen):
-        raise ValueError("trainable chooses no parameter; it takes one at least")
+        raise ValueError(
+            "trainable chooses no parameter; it takes a mask that chooses at least one"
+        )
     return chosen
 
 

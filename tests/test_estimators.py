@@ -292,7 +292,7 @@ def test_a_first_batch_whose_losses_are_not_finite_is_refused(name):
             ((inputs, case.batch[1]), "inputs"),
             ((case.batch[0], targets), "targets"),
         ):
-            message = rf"for example 0, .*: batch {part} holds a value that is not finite"
+            message = rf"for example 0; .*: batch {part} holds a value that is not finite"
             with pytest.raises(ValueError, match=message):
                 checked(name, case, squared_error).init(case.params, batch)
     # Later it is the step that says so, alike inside and outside of jit.

@@ -265,8 +265,8 @@ def test_what_is_no_linear_stage_is_refused_by_name():
         (lambda w, h: h @ w + bias, "is off linear"),
         (lambda w, h: h @ (w / jnp.linalg.norm(w)), "is off linear"),
         (lambda w, h: jnp.tanh(h) @ w, "is off linear"),
-        (lambda w, h: 2 * h @ w, "at its size"),
-        (lambda w, h: h @ (w + w.T), "at its size"),
+        (lambda w, h: 2 * h @ w, "uses each weight unchanged"),
+        (lambda w, h: h @ (w + w.T), "uses each weight unchanged"),
     ):
         with pytest.raises(ValueError, match=rf"linear stage 'stage' .*{message}"):
             mirror(with_stage(stage)).init(PARAMS, BATCH)

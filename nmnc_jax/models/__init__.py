@@ -1,4 +1,4 @@
-"""Models with taps, in Flax Linen: ``module.apply`` is the library's ``apply_fn``."""
+"""Models with taps in Flax Linen, whose ``module.apply`` is an ``apply_fn`` of the library."""
 
 from nmnc_jax.models.alexnet import AlexNet
 from nmnc_jax.models.binary import BinaryMLP

@@ -21,12 +21,12 @@ CONVOLUTIONS = (
 class AlexNet(nn.Module):
     """Five convolutions and two dense layers; taps conv0 to conv4, dense5 and dense6.
 
-    At 224x224 conv0 has 55 x 55 x 64 = 193,600 units. There is no dropout: an estimator's passes
-    are the same function every time.
+    For images of 224 x 224 pixels, conv0 has 55 x 55 x 64 = 193,600 units. The network has no
+    dropout, so that all passes of an estimator compute the same function.
 
     Attributes:
-        outputs: units of the output layer, o.
-        dtype: of the computation; parameters and outputs are float32.
+        outputs: number of units of the output layer, o.
+        dtype: dtype of the computation; parameters and outputs are float32.
 
     Source:
         Krizhevsky 2014 (arXiv 1404.5997), in the one-column widths that torchvision made common.

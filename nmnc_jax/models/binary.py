@@ -1,4 +1,4 @@
-"""A multilayer perceptron whose hidden units are 1 or -1: a network without a derivative."""
+"""A multilayer perceptron whose hidden units are 1 or -1, so that it has no useful derivative."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,8 @@ from nmnc_jax.types import Array
 def sign(x: Array) -> Array:
     """Returns 1 where x is 0 or more and -1 elsewhere, with the straight-through derivative.
 
-    That derivative is 1 where x is within [-1, 1] and 0 elsewhere: what backpropagation takes in
-    the place of the one that the function does not have.
+    The straight-through derivative is 1 for x within [-1, 1] and 0 elsewhere. Backpropagation uses
+    it in place of the true derivative, which is zero almost everywhere.
 
     Source:
         Courbariaux et al. 2016 (arXiv 1602.02830).
@@ -39,12 +39,12 @@ def _straight_through(primals: Any, tangents: Any) -> Any:
 class BinaryMLP(nn.Module):
     """Dense layers of units that are 1 or -1; taps dense0, dense1, ... before the threshold.
 
-    Finite differences (``Probe(difference="central", sigma=...)``) measure what noise changes in
-    truth; derivatives (``"jvp"``, backpropagation) are the straight-through ones.
+    Finite differences (``Probe(difference="central", sigma=...)``) measure the true effect of
+    noise; derivatives (``"jvp"``, backpropagation) are straight-through derivatives.
 
     Attributes:
-        features: units of each hidden layer.
-        outputs: units of the output layer, o.
+        features: number of units of each hidden layer.
+        outputs: number of units of the output layer, o.
 
     Example:
         >>> import jax, jax.numpy as jnp

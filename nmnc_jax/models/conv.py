@@ -11,16 +11,16 @@ from nmnc_jax.types import Array
 class ConvNet(nn.Module):
     """3x3 convolutions, GroupNorm and ReLU, then one dense layer; taps conv0, conv1, ..., dense.
 
-    It takes images of any size; strides in place of pooling keep its backward pass fast on CPU.
+    It takes images of any size. Strides instead of pooling keep its backward pass fast on CPU.
 
     Attributes:
-        features: channels of each convolution, each a multiple of `groups`.
+        features: number of channels of each convolution, each a multiple of `groups`.
         strides: stride of each convolution.
-        dense: units of the dense layer.
-        outputs: units of the output layer, o.
-        groups: groups of each GroupNorm.
-        largest: side of the maps that the dense layer takes; larger ones are averaged to it, since
-            a dense layer of tens of thousands of inputs falls silent in its first steps.
+        dense: number of units of the dense layer.
+        outputs: number of units of the output layer, o.
+        groups: number of groups of each GroupNorm.
+        largest: side of the maps that the dense layer takes. Larger maps are averaged to it, because
+            a dense layer with tens of thousands of inputs becomes silent in its first steps.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -44,7 +44,7 @@ class ConvNet(nn.Module):
         """Maps images [B, H, W, C] to outputs [B, o]."""
         x = inputs
         for layer, (channels, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            # No bias: the normalisation has one.
+            # The normalisation has a bias, so the convolution has none.
             convolution = nn.Conv(
                 channels, (3, 3), strides=stride, use_bias=False, name=f"conv{layer}"
             )

@@ -12,8 +12,8 @@ class MLP(nn.Module):
     """Dense layers with ReLU; taps dense0, dense1, ...
 
     Attributes:
-        features: units of each hidden layer.
-        outputs: units of the output layer, o.
+        features: number of units of each hidden layer.
+        outputs: number of units of the output layer, o.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -1,7 +1,8 @@
 """Recurrent networks with a tap inside the scan over time: leaky rate units, and a GRU.
 
-What a tapped value feeds, the next step and the readout, is marked as one linear stage, so that the
-readout `next` learns both; leak, nonlinearity and gates stay outside, where they are known exactly.
+The next step and the output layer, which a tapped value feeds, are marked as one linear stage, so
+that the readout `next` learns both. Leak, nonlinearity and gates stay outside the stage and are
+differentiated exactly.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,17 @@ class LeakyRNN(nn.Module):
     """Continuous-time rate network in Euler steps: h <- (1 - a) h + a (W r + W_in x + b); tap rate.
 
     Attributes:
-        units: N, units of the network.
-        outputs: o, read out of the rates at every time step.
-        leak: a, the time step over the units' time constant, in (0, 1].
-        rate: r of h: "tanh", or "relu" for positive rates.
-        noise: standard deviation that each unit's state would keep without input or recurrence;
-            above zero, inputs are a pair (inputs, seeds), with an integer seed for each example.
-        gain: of the initial recurrent weights; their spectral radius, nearly.
+        units: number of units of the network, N.
+        outputs: number of outputs at every time step, o, which are linear in the rates.
+        leak: a, the time step divided by the units' time constant, in (0, 1].
+        rate: r as a function of h: "tanh", or "relu" for positive rates.
+        noise: standard deviation that each unit's state would have without input or recurrence. If
+            it is positive, inputs are a pair (inputs, seeds), with an integer seed per example.
+        gain: gain of the initial recurrent weights, which is nearly their spectral radius.
 
     Raises:
-        ValueError: if leak, rate or noise is out of range, or seeds are given without noise.
+        ValueError: if `leak`, `rate` or `noise` is out of range, or if seeds are given without
+            noise.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -60,7 +62,7 @@ class LeakyRNN(nn.Module):
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise is {self.noise}; it takes 0 or a positive finite number")
         if isinstance(inputs, tuple) != (self.noise > 0):
-            takes = "a pair (inputs, seeds)" if self.noise else "inputs alone"
+            takes = "a pair (inputs, seeds)" if self.noise else "inputs without seeds"
             raise ValueError(f"noise is {self.noise}; it takes {takes}")
         x, seeds = inputs if isinstance(inputs, tuple) else (inputs, None)
         size = x.shape[-1]
@@ -70,7 +72,7 @@ class LeakyRNN(nn.Module):
         recurrent = self.param("recurrent", scaled, (self.units, self.units))
         readout = self.param("output", nn.initializers.lecun_normal(), (self.units, self.outputs))
         output_bias = self.param("output_bias", nn.initializers.zeros, (self.outputs,))
-        # A leaky unit keeps a / (2 - a) of the variance of what drives it.
+        # The variance of a leaky unit is a / (2 - a) of the variance of its drive.
         spread = self.noise * ((2 - self.leak) / self.leak) ** 0.5
 
         def body(carry, now, tap):
@@ -94,12 +96,12 @@ class LeakyRNN(nn.Module):
 class GRU(nn.Module):
     """Gated recurrent unit; tap state.
 
-    The reset gate acts on the product with the recurrent weights, so that all that the state feeds
-    is linear.
+    The reset gate acts on the product with the recurrent weights, so that the state feeds only
+    linear maps.
 
     Attributes:
-        units: N, units of the network.
-        outputs: o, read out of the state at every time step.
+        units: number of units of the network, N.
+        outputs: number of outputs at every time step, o, which are linear in the state.
 
     Source:
         Cho et al. 2014 (arXiv 1406.1078).
@@ -147,7 +149,7 @@ class GRU(nn.Module):
 
 
 class RowReader(nn.Module):
-    """Lets a recurrent network read images row by row, and answer after the last one.
+    """Gives images to a recurrent network row by row, and returns its output after the last row.
 
     Attributes:
         network: maps inputs [B, T, i] to outputs [B, T, o].
@@ -166,7 +168,7 @@ class RowReader(nn.Module):
     def __call__(self, inputs: Array | tuple[Array, Array], tap: TapLike = no_tap) -> Array:
         """Maps images [B, H, W, C] to outputs [B, o]; sequences [B, T, i] to [B, T, o].
 
-        Of sequences, also what else the network takes: pairs (inputs, seeds).
+        Sequences may also be pairs (inputs, seeds), if the network takes them.
         """
         if isinstance(inputs, tuple) or inputs.ndim == 3:
             return self.network(inputs, tap)  # pyright: ignore[reportCallIssue]
@@ -175,10 +177,10 @@ class RowReader(nn.Module):
 
 
 def _noise(seeds: Array, step: Array, units: int) -> Array:
-    """Gaussian noise of one time step, [B, N], each example's from its own seed."""
+    """Draws the Gaussian noise of one time step, [B, N], for each example from its seed."""
 
     def one(seed: Array) -> Array:
-        # Of other generators an example's noise depends on the seeds that it is mapped beside.
+        # With other generators an example's noise depends on the other seeds in the same map.
         key = jax.random.key(seed, impl="threefry2x32")
         return jax.random.normal(jax.random.fold_in(key, step), (units,))
 

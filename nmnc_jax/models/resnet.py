@@ -13,18 +13,19 @@ from nmnc_jax.types import Array, DType
 class ResNet(nn.Module):
     """A residual network; taps stem, block0, block1, ...
 
-    Group normalisation keeps the examples of a batch apart, as estimators need: a perturbation of
-    one changes no other's output.
+    Group normalisation treats the examples of a batch separately, as estimators require: a
+    perturbation of one example does not change the outputs of others.
 
     Attributes:
-        blocks: residual blocks of each stage; a stage has half the resolution of the one before.
-        bottleneck: three convolutions in each block (1x1, 3x3, 1x1 of four times the width) or two.
-        outputs: units of the output layer, o.
-        width: channels of the first stage, a multiple of `groups`.
-        groups: groups of each GroupNorm.
-        dtype: of the computation; parameters and outputs are float32.
-        small_images: whether the stem is a 3x3 convolution at full resolution, as for CIFAR-10, in
-            the place of a 7x7 convolution of stride 2 and max pooling.
+        blocks: number of residual blocks of each stage; each stage halves the resolution.
+        bottleneck: whether a block has three convolutions (1x1, 3x3, 1x1 of four times the width)
+            instead of two.
+        outputs: number of units of the output layer, o.
+        width: number of channels of the first stage, a multiple of `groups`.
+        groups: number of groups of each GroupNorm.
+        dtype: dtype of the computation; parameters and outputs are float32.
+        small_images: whether the stem is a 3x3 convolution at full resolution, as for CIFAR-10,
+            instead of a 7x7 convolution of stride 2 with max pooling.
 
     Source:
         He et al. 2016 (arXiv 1512.03385), sections 4.1 and 4.2; Wu and He 2018 (arXiv 1803.08494)
@@ -91,17 +92,17 @@ class ResNet(nn.Module):
 
 
 def resnet18(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
-    """ResNet-18: eight blocks of two convolutions."""
+    """Returns ResNet-18, with eight blocks of two convolutions."""
     return ResNet((2, 2, 2, 2), bottleneck=False, outputs=outputs, dtype=dtype)
 
 
 def resnet50(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
-    """ResNet-50: sixteen bottleneck blocks."""
+    """Returns ResNet-50, with sixteen bottleneck blocks."""
     return ResNet((3, 4, 6, 3), bottleneck=True, outputs=outputs, dtype=dtype)
 
 
 def resnet20(outputs: int, *, dtype: DType = jnp.float32) -> ResNet:
-    """ResNet-20 for small images, as CIFAR-10's: three stages of 16, 32 and 64 channels."""
+    """Returns ResNet-20 for small images such as CIFAR-10, with 16, 32 and 64 channels."""
     return ResNet(
         (3, 3, 3), bottleneck=False, outputs=outputs, width=16, groups=8, dtype=dtype,
         small_images=True,

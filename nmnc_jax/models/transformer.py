@@ -1,4 +1,4 @@
-"""Small transformers with taps in the residual stream: of images, and of sequences of tokens."""
+"""Small transformers for images and for sequences of tokens, with taps in the residual stream."""
 
 import flax.linen as nn
 
@@ -9,14 +9,14 @@ from nmnc_jax.types import Array
 class VisionTransformer(nn.Module):
     """Pre-norm attention and MLP blocks on image patches; taps embedding, attention0, mlp0, ...
 
-    Each tap holds the residual stream [B, patches, width] after what it is named for was added.
+    Each tap holds the residual stream [B, patches, width] after the part it is named for.
 
     Attributes:
-        width: of the residual stream, a multiple of `heads`.
+        width: width of the residual stream, a multiple of `heads`.
         depth: number of blocks.
-        patch: side of a patch; it divides the image's sides.
-        outputs: units of the output layer, o.
-        heads: attention heads.
+        patch: side of a patch, which must divide the image's sides.
+        outputs: number of units of the output layer, o.
+        heads: number of attention heads.
 
     Raises:
         ValueError: (when applied) if `patch` does not divide the image's sides.
@@ -59,17 +59,17 @@ class VisionTransformer(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """A language model: pre-norm causal attention and MLP blocks; taps embedding, attention0, ...
+    """A language model of pre-norm causal attention and MLP blocks; taps embedding, attention0, ...
 
-    Each tap holds the residual stream [B, T, width] with its positions as time, so that feedback is
+    Each tap holds the residual stream [B, T, width] with positions as time, so that feedback is
     learned lag by lag and does not grow with the square of T.
 
     Attributes:
-        vocabulary: number of tokens V, and of outputs.
-        width: of the residual stream, a multiple of `heads`.
+        vocabulary: number of tokens, V, which is also the number of outputs.
+        width: width of the residual stream, a multiple of `heads`.
         depth: number of blocks.
-        positions: most tokens of a sequence.
-        heads: attention heads.
+        positions: largest number of tokens of a sequence.
+        heads: number of attention heads.
 
     Raises:
         ValueError: (when applied) if a sequence is longer than `positions`.
@@ -92,10 +92,13 @@ class CausalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
-        """Maps tokens [B, T] to the logits of the tokens that follow each, [B, T, V]."""
+        """Maps tokens [B, T] to the logits of the token after each, [B, T, V]."""
         steps = inputs.shape[1]
         if steps > self.positions:
-            raise ValueError(f"inputs have {steps} tokens; positions is {self.positions}")
+            raise ValueError(
+                f"inputs have {steps} tokens; positions is {self.positions}, the largest number of "
+                "tokens"
+            )
         x = nn.Embed(self.vocabulary, self.width, name="embedding")(inputs)
         position = nn.initializers.normal(0.02)
         x = x + self.param("position", position, (1, self.positions, self.width))[:, :steps]
@@ -114,7 +117,7 @@ def _blocks(
     mask: Array | None = None,
     time_axes: int = 0,
 ) -> Array:
-    """Attention and MLP blocks on a residual stream, inside a compact module."""
+    """Applies attention and MLP blocks to a residual stream, inside a compact module."""
     width = x.shape[-1]
     for block in range(depth):
         attention = nn.MultiHeadDotProductAttention(heads, name=f"attention{block}")

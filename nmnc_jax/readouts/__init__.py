@@ -1,4 +1,4 @@
-"""What noise is correlated with: one value each, and the table of their names."""
+"""The readouts, which decide what noise is correlated with, and the table of their names."""
 
 from nmnc_jax.readouts import loss, mirror, next, output
 from nmnc_jax.readouts.readout import Found, Reading, Readout

@@ -1,8 +1,8 @@
 """Feedback and losses through time, for taps inside a scan.
 
-The feedback of such a tap holds one matrix for each lag from its time step to that of an output,
-stacked: [lags o, d]. Without a scan there is the one lag 0. Responses are sequences [B, T, o] where
-they follow the tap's time, and otherwise one block [B, 1, o] that counts as the last time step.
+The feedback of such a tap stacks one matrix for each lag between the tap's time step and that of an
+output, [lags o, d]. Without a scan the only lag is 0. Responses that follow the tap's time are
+sequences [B, T, o]; others are one block [B, 1, o] that counts as the last time step.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from nmnc_jax.types import Array
 
 
 def sequence(shape: TapShape, aligned: bool, outputs: Any) -> Array:
-    """A pytree of outputs as this tap sees them: [B, T, o], or as one block [B, 1, o]."""
+    """Reshapes a pytree of outputs for a tap: [B, T, o] if aligned, else one block [B, 1, o]."""
     if not aligned:
         return output_rows(outputs)[:, None]
     leaves = [
@@ -29,16 +29,16 @@ def sequence(shape: TapShape, aligned: bool, outputs: Any) -> Array:
 
 
 def jacobian_by_lag(shape: TapShape, lags: int, z: Array, dy: Array) -> Array:
-    """Correlates probes at each time step with the change of outputs so many steps later.
+    """Correlates probes at each time step with the change of the outputs at each lag.
 
     Args:
-        shape: of the tap.
-        lags: their number, at most T.
+        shape: the shape of the tap.
+        lags: number of lags, at most T.
         z: coordinates of the probes, [B T, d].
         dy: change of the outputs, [B, T, o] or [B, 1, o].
 
     Returns:
-        For each lag the mean over examples and time steps, [lags o, d].
+        The mean over examples and time steps for each lag, [lags o, d].
     """
     if lags == 1 and dy.shape[1] == shape.steps:
         return dy.reshape(len(z), -1).T @ z / len(z)
@@ -56,11 +56,11 @@ def jacobian_by_lag(shape: TapShape, lags: int, z: Array, dy: Array) -> Array:
 
 
 def credit_by_lag(shape: TapShape, coordinates: Array, error: Array) -> Array:
-    """Sends errors of outputs back to the time steps before them.
+    """Carries output errors back to the time steps at each lag before them.
 
     Args:
-        shape: of the tap.
-        coordinates: of the feedback, [lags o, d] with at most T lags.
+        shape: the shape of the tap.
+        coordinates: coordinates of the feedback, [lags o, d] with at most T lags.
         error: gradient of the loss with respect to the outputs, [B, T, o] or [B, 1, o].
 
     Returns:
@@ -88,18 +88,18 @@ def credit_by_lag(shape: TapShape, coordinates: Array, error: Array) -> Array:
 def still_to_come(
     shape: TapShape, aligned: bool, coupled: bool, changes: Array, predicted: Array
 ) -> Array:
-    """Change of the loss that is still to come at each time step, less what was predicted of it.
+    """Returns the change of the loss from each time step on, minus the predicted change.
 
     Args:
-        shape: of the tap.
+        shape: the shape of the tap.
         aligned: whether `changes` follow the tap's time.
-        coupled: whether an example's noise changes other examples' losses, so that it answers for
-            all of them.
-        changes: of the losses, [B], or [B, T] for each time step.
-        predicted: change of the loss that follows from the noise of each time step, [B T].
+        coupled: whether an example's noise changes the losses of other examples, so that their
+            changes are summed.
+        changes: changes of the losses, [B], or [B, T] for each time step.
+        predicted: predicted change of the loss due to the noise at each time step, [B T].
 
     Returns:
-        [B T]; where losses do not tell time steps apart, the change of the whole loss.
+        [B T]; if the losses do not distinguish time steps, the change of the whole loss.
     """
     predicted = predicted.reshape(shape.batch, shape.steps)
     if aligned and not coupled:
@@ -112,6 +112,6 @@ def still_to_come(
 
 
 def _later(rows: Array, lags: int) -> Callable[[Array], Array]:
-    """Builds the map from a lag to a sequence [B, T, o] that much later, zero after its end."""
+    """Returns a function of a lag that shifts a sequence [B, T, o] by it, with zeros at the end."""
     padded = jnp.pad(rows, ((0, 0), (0, lags - 1), (0, 0)))
     return lambda lag: lax.dynamic_slice_in_dim(padded, lag, rows.shape[1], axis=1)

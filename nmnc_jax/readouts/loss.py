@@ -1,7 +1,7 @@
-"""Readout `loss`: correlate with each example's own loss; node perturbation.
+"""Readout `loss`: correlates with the loss of each example, as in node perturbation.
 
-A feedback is its control variate: the change of loss that it predicts is subtracted from the
-measured one and its credit is added, so that probes measure only what it does not know.
+A feedback serves as control variate: the change of loss that it predicts is subtracted from the
+measured change and its credit is added, so that probes measure only the remainder.
 """
 
 from typing import Any
@@ -16,25 +16,25 @@ from nmnc_jax.types import Array
 
 
 def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Any]:
-    """The losses; and the outputs, where a feedback learns from the same passes."""
+    """Returns the losses, and the outputs if a feedback learns from the same passes."""
     losses = reading.losses(outputs)
     seen = output.response(reading, tap, outputs) if reading.learns else {}
     return {name: (losses, seen.get(name)) for name in reading.nodes.taps}
 
 
 def correlate(reading: Reading, name: str, z: Array, dy: tuple[Array, Array | None]) -> Found:
-    """Each row's slope of the loss, less what the feedback foresees."""
+    """Returns the slope of the loss for each row, minus the prediction of the feedback."""
     shape, tap = reading.nodes.taps[name], reading.layout[name]
     changes, outputs = dy
-    foreseen = jnp.zeros(len(z), z.dtype)
+    predicted = jnp.zeros(len(z), z.dtype)
     if reading.feedback:
-        foreseen = (output.known(reading)[name] * z).sum(axis=1)
+        predicted = (output.known(reading)[name] * z).sum(axis=1)
     slope = still_to_come(
         shape,
         tap.aligned,
         reading.layout.coupled,
         changes.astype(z.dtype) / changes.size,
-        foreseen,
+        predicted,
     )
     learned = None
     if outputs is not None:
@@ -43,7 +43,7 @@ def correlate(reading: Reading, name: str, z: Array, dy: tuple[Array, Array | No
 
 
 def credit(reading: Reading, found: dict[str, Found] | None) -> dict[str, Array]:
-    """What the probes found, and what the feedback knew before."""
+    """Returns the sum of the credit of the probes and that of the earlier feedback."""
     assert found is not None
     known = output.known(reading)
     coordinates = {}

@@ -1,9 +1,9 @@
-"""Readout `mirror`: learn linear stages in the form of their own weights, and chain the credits.
+"""Readout `mirror`: learns linear stages in the form of their weights, and chains the credit.
 
-The stages are those that the model marks by ``tap.linear(apply, weights, h)``. Noise at a stage's
-input, correlated with its response by the stage's own weight VJP, estimates its weights: as many
-probes as there are examples times positions that share them. The credit flows back by the stage's
-own input VJP, with the mirror in the place of the weights; all else is differentiated exactly.
+The stages are those that the model marks by ``tap.linear(apply, weights, h)``. The weight VJP of a
+stage correlates noise at its input with its response and so estimates its weights, from as many
+probes as there are examples times positions that share them. Credit flows back by the stage's input
+VJP with the mirror in place of the weights; everything else is differentiated exactly.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +22,13 @@ from nmnc_jax.types import Activations, Array, DType
 
 
 def at_stages(nodes: Nodes, names: list[str]) -> Nodes:
-    """The inputs of linear stages, as the places of noise."""
+    """Returns nodes whose taps are the inputs of linear stages, where noise is added."""
     shapes = {name: nodes.linears[name].input for name in sorted(names) if name in nodes.linears}
     return nodes._replace(taps=shapes)
 
 
 def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
-    """Number of the stage's weights."""
+    """Returns the number of the stage's weights."""
     del shape, outputs
     return sum(count for _, count in tap.stages)
 
@@ -36,9 +36,9 @@ def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
 def first(
     feedback: Feedback, key: Array, tap: TapLayout, dtype: DType, weights: Any
 ) -> FeedbackState:
-    """The first mirror; random ones have the size of the network's own weights.
+    """Returns the first mirror; a random mirror has the scale of the network's weights.
 
-    Of weights that are zero, it is the size with which a stage keeps that of its input.
+    If the weights are zero, the scale is that with which a stage preserves the size of its input.
     """
     del dtype
     leaves, tree = jax.tree.flatten(weights)
@@ -67,20 +67,20 @@ def _size(weights: Array, summed: int) -> Array:
 
 
 def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Any]:
-    """What noise at each stage says of its weights, in the mean over the steps of a scan."""
+    """Returns the estimate of each stage's weights, averaged over the steps of a scan."""
     del outputs
-    found = {}
+    estimates = {}
     for name in tap.noise:
         stage = reading.layout[name]
         scans = 0 if stage.stacked else reading.nodes.taps[name].batch_axis
-        found[name] = jax.tree.map(lambda leaf, n=scans: leaf.mean(range(n)), tap.read[name])
-    return found
+        estimates[name] = jax.tree.map(lambda leaf, n=scans: leaf.mean(range(n)), tap.read[name])
+    return estimates
 
 
 def change(
     reading: Reading, forward: Callable[[Tap], Any]
 ) -> Callable[[Activations], dict[str, Any]]:
-    """Each stage's estimate of its weights, from noise that it alone sees."""
+    """Returns a function of noise that estimates each stage's weights from its noise alone."""
 
     def measured(noise: Activations) -> dict[str, Any]:
         tap = Tap(noise, reader=_estimated)
@@ -97,13 +97,13 @@ def _estimated(stage: LinearStage, given: Any) -> tuple[Array, Any]:
 
 
 def correlate(reading: Reading, name: str, z: Array, dy: Any) -> Found:
-    """The estimate, which the pass itself has made."""
+    """Returns the estimate, which the pass itself computes."""
     del reading, name, z
     return Found(dy, None)
 
 
 def chained(reading: Reading, known: Mapping[str, Any]) -> Callable[[Activations], Tap]:
-    """Mirrors in the place of the weights, in the backward pass alone."""
+    """Returns the tap with mirrors in place of the weights, in the backward pass only."""
     mirrors = {name: feedback.coordinates for name, feedback in reading.feedback.items()}
     whole = frozenset(tap.name for tap in reading.layout.taps if not tap.stacked)
     return lambda noise: Tap(

@@ -1,7 +1,7 @@
-"""Readout `next`: correlate with the stage that a tap feeds, and chain the credits.
+"""Readout `next`: correlates with the stages that a tap feeds, and chains the credit.
 
-No Jacobian of the outputs is needed. What a tap feeds directly, marks of linear stages, other taps
-or the outputs, is one stage after another in the rows of its feedback.
+No Jacobian of the outputs is needed. The rows of a tap's feedback stack the nodes that it feeds
+directly: marks of linear stages, other taps, or the outputs.
 """
 
 import math
@@ -19,13 +19,13 @@ from nmnc_jax.types import Activations, Array
 
 
 def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
-    """Units of all that the tap feeds."""
+    """Returns the number of units of all nodes that the tap feeds."""
     del shape, outputs
     return sum(units for _, units in tap.stages)
 
 
 def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Array]:
-    """What arrives at the nodes that each tap feeds, [B T, m]."""
+    """Returns what arrives at the nodes that each tap feeds, [B T, m]."""
     del outputs
     return {
         name: jnp.concatenate(
@@ -37,13 +37,13 @@ def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Array]:
 
 
 def correlate(reading: Reading, name: str, z: Array, dy: Array) -> Found:
-    """The mean Jacobian of the stages, [m, d]."""
+    """Returns the mean Jacobian of the stages, [m, d]."""
     del reading, name
     return Found(dy.T @ z / len(z), None)
 
 
 def chained(reading: Reading, known: Mapping[str, Any]) -> Callable[[Activations], Tap]:
-    """Stages of feedback in the place of the network's own."""
+    """Returns the tap with stages of feedback in place of those of the network."""
     stages: dict[str, dict[str, Stage]] = {}
     for tap in reading.layout.taps:
         start = 0
@@ -65,7 +65,7 @@ def _stand_in(reading: Reading, name: str, node: str, rows: slice) -> Stage:
             raise ValueError(
                 f"tap {name!r} has {activation.size} units where its stage is computed, and "
                 f"{shape.units} for each example, as in a tap.vmap over parts of an example; "
-                'readout "next" takes whole examples: tap outside of it, or take readout="output"'
+                'readout "next" takes whole examples: tap outside it, or use readout="output"'
             )
         flat = activation.reshape(-1, shape.units).astype(at_least_float32(shape.dtype))
         output = project(basis, flat) @ coordinates.T

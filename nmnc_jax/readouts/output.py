@@ -1,4 +1,4 @@
-"""Readout `output`: correlate with the outputs, into feedback from the outputs to each tap."""
+"""Readout `output`: correlates with the outputs, for feedback from the outputs to each tap."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from nmnc_jax.types import Array
 
 
 def size(shape: TapShape, tap: TapLayout, outputs: Any) -> int:
-    """Outputs per time step where they follow the tap's time, else all, for each lag."""
+    """Returns the number of outputs (per time step if aligned) times the number of lags."""
     alone = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), outputs)
-    found = jax.eval_shape(lambda outputs: sequence(shape, tap.aligned, outputs), alone)
-    return found.shape[-1] * tap.lags
+    rows = jax.eval_shape(lambda outputs: sequence(shape, tap.aligned, outputs), alone)
+    return rows.shape[-1] * tap.lags
 
 
 def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Array]:
-    """The outputs, as each tap sees them."""
+    """Returns the outputs in the shape for each tap."""
     del tap
     return {
         name: sequence(shape, reading.layout[name].aligned, outputs)
@@ -29,16 +29,16 @@ def response(reading: Reading, tap: Tap, outputs: Any) -> dict[str, Array]:
 
 
 def correlate(reading: Reading, name: str, z: Array, dy: Array) -> Found:
-    """The mean Jacobian, by lags."""
+    """Returns the mean Jacobian for each lag."""
     shape, mean = reading.nodes.taps[name], reading.feedback[name].mean
     lags = len(mean) // dy.shape[-1]
-    found = jacobian_by_lag(shape, min(lags, shape.steps), z, dy)
-    # A shorter sequence says nothing of longer lags: they keep what is known.
-    return Found(jnp.concatenate([found, mean[len(found) :]]), None)
+    measured = jacobian_by_lag(shape, min(lags, shape.steps), z, dy)
+    # A shorter sequence does not measure longer lags, which keep their mean.
+    return Found(jnp.concatenate([measured, mean[len(measured) :]]), None)
 
 
 def known(reading: Reading) -> dict[str, Array]:
-    """The credit that the feedback gives, in coordinates, [B T, d]."""
+    """Returns the credit of the feedback in coordinates, [B T, d]."""
     credit = {}
     for name, feedback in reading.feedback.items():
         shape = reading.nodes.taps[name]
@@ -49,7 +49,7 @@ def known(reading: Reading) -> dict[str, Array]:
 
 
 def credit(reading: Reading, found: dict[str, Found] | None) -> dict[str, Array]:
-    """The feedback's credit alone."""
+    """Returns the credit of the feedback."""
     del found
     return known(reading)
 

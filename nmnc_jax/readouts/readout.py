@@ -1,4 +1,4 @@
-"""What a readout is: what is measured at a probe, and what becomes of it."""
+"""Defines a readout: what a probe measures, and how it becomes feedback and credit."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,17 +10,17 @@ from nmnc_jax.types import Activations, Array, DType
 
 
 class Reading(NamedTuple):
-    """What a readout knows of the step.
+    """What a readout is given in each step.
 
     Attributes:
-        layout: of the model, as the state remembers it.
-        nodes: of the model in this call.
+        layout: the layout of the model in the state.
+        nodes: the nodes of the model in this call.
         bases: tap name to U, [n, d], or None for all directions.
         feedback: tap name to the `FeedbackState` of earlier steps; empty without feedback.
         learns: whether the feedback is learned.
-        losses: loss to a pytree of outputs, [B] or [B, T].
-        error: gradient of the batch-mean loss with respect to the outputs, like them; None before
-            the pass that gives it.
+        losses: function of a pytree of outputs that returns the losses, [B] or [B, T].
+        error: gradient of the batch-mean loss with respect to the outputs, with their structure;
+            None before the clean pass has computed it.
     """
 
     layout: Layout
@@ -33,12 +33,12 @@ class Reading(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What probes found at one tap.
+    """What the probes of one tap measured.
 
     Attributes:
-        estimate: of the feedback's mean, [size, d], or a pytree like the stage's weights; None
-            where no feedback is learned.
-        credit: in coordinates, [B T, d]; None where the credit comes from feedback alone.
+        estimate: estimate of the feedback's mean, [size, d], or a pytree with the structure of the
+            stage's weights; None if no feedback is learned.
+        credit: credit in coordinates, [B T, d]; None if credit comes only from feedback.
     """
 
     estimate: Any
@@ -46,10 +46,10 @@ class Found(NamedTuple):
 
 
 def at_taps(nodes: Nodes, names: list[str]) -> Nodes:
-    """The nodes as they are: noise is added at the taps.
+    """Returns the nodes unchanged, because noise is added at the taps.
 
     Raises:
-        ValueError: if the model has none.
+        ValueError: if the model has no tap.
     """
     del names
     if not nodes.taps:
@@ -60,7 +60,7 @@ def at_taps(nodes: Nodes, names: list[str]) -> Nodes:
 def on_a_basis(
     feedback: Feedback, key: Array, tap: TapLayout, dtype: DType, weights: Any
 ) -> FeedbackState:
-    """The first feedback in coordinates, [size, d]."""
+    """Returns the first feedback in coordinates, [size, d]."""
     del weights
     return feedback.init(key, tap.size, tap.dimension, dtype)
 
@@ -69,28 +69,28 @@ class Readout(NamedTuple):
     """What the noise is correlated with.
 
     Attributes:
-        name: of the readout; a state belongs to one.
-        size: ``size(shape, tap, outputs) -> int``, rows of a tap's feedback.
+        name: name of the readout, which a state records.
+        size: ``size(shape, tap, outputs) -> int``, the number of rows of a tap's feedback.
         response: ``response(reading, tap, outputs) -> {tap name: response}`` after a pass of the
             model with `tap`; a response is a pytree of arrays.
         correlate: ``correlate(reading, name, z, dy) -> Found`` from coordinates z, [B T, d], and
             the change of the response per unit of activity.
-        credit: ``credit(reading, found) -> {tap name: credit}`` in coordinates, [B T, d]; None
-            where credit flows back from stage to stage.
-        chained: ``chained(reading, known) -> (noise -> Tap)``: the tap with which the model's own
-            backward pass carries credit from stage to stage, where the values at the nodes of
-            `known` need not be computed; None where `credit` gives it.
-        pooled: whether all rows are averaged together, so that orthogonal frames run over them.
-        isolated: whether each node passes on its clean value and its own noise alone.
+        credit: ``credit(reading, found) -> {tap name: credit}`` in coordinates, [B T, d]; None if
+            credit flows back from stage to stage.
+        chained: ``chained(reading, known) -> (noise -> Tap)`` returns the tap with which the
+            model's backward pass carries credit from stage to stage; the values at the nodes of
+            `known` need not be computed. None if `credit` gives the credit.
+        pooled: whether all rows are averaged together, so that orthogonal frames span them.
+        isolated: whether each node passes on only its clean value and its own noise.
         every_step: whether the credit of a step needs the probes of that step.
-        needs_feedback: whether it takes a feedback in any case.
-        factored: whether a tap's feedback is a matrix of coordinates on its basis, [size, d], that
-            turns with it; else it has the form of the stage's weights.
-        places: ``places(nodes, names) -> Nodes`` whose taps are where noise is added, of those of
-            the names.
-        change: ``change(reading, forward) -> (noise -> {name: change})``, with a pass
-            ``forward(tap)`` of the model, where what noise of unit variance changes is not a
-            response; None: it is.
+        needs_feedback: whether a feedback is required.
+        factored: whether a tap's feedback is a matrix of coordinates on its basis, [size, d], which
+            rotates with the basis; otherwise it has the form of the stage's weights.
+        places: ``places(nodes, names) -> Nodes`` returns nodes whose taps are the places among
+            `names` where noise is added.
+        change: ``change(reading, forward) -> (noise -> {name: change})`` for a readout that
+            measures the effect of noise of unit variance in another way than by the change of its
+            response; ``forward(tap)`` runs the model. None for the change of the response.
         first: ``first(feedback, key, tap, dtype, weights) -> FeedbackState``.
     """
 
