@@ -219,7 +219,7 @@ def examine(
         batch: (inputs, targets).
         nodes: the nodes of the model on these inputs.
         readout: name of the readout; None for the model's default. A readout that is added to the
-            table of readouts is examined like "output", or like "next" if it chains its credit.
+            table of readouts is examined like "output".
         trial: whether to run the model; traced values are never run.
         causal: whether responses follow the taps' time, if it is known.
         learns: whether readout "loss" also learns a feedback from the outputs.
