@@ -1,1 +1,1 @@
-"""Training runs on real data: data sets, configurations, one training loop, figures."""
+"""Experiments on real data: data sets, configurations, a training loop, claims and figures."""

@@ -1,4 +1,4 @@
-"""What the command lines share: parsing, errors in one line, several processes."""
+"""Functions that the command lines share: parsing, errors in one line, several processes."""
 
 import contextlib
 import io
@@ -56,19 +56,21 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
 
 
 def check_features(default: Config, config: Config, arguments: Sequence[str]) -> None:
-    """Refuses another architecture with the features of that which the defaults have.
+    """Checks that a changed architecture does not keep the features of the default one.
 
     Raises:
-        UserError: naming them and both.
+        UserError: if `model` differs from the default's and `features` is not given.
     """
     before, model = default.model, config.model
     named = any(argument.partition("=")[0] == "--features" for argument in arguments)
     if model.name != before.name and model.features and not named:
-        model.refuse("features", f"they are {before.name}'s, and {model.name} takes --features")
+        model.refuse(
+            "features", f"they are {before.name}'s, and {model.name} takes --features of its layers"
+        )
 
 
 def take(options: Callable[..., Options], arguments: Sequence[str], **settings: Any) -> Any:
-    """Parses a command line by `tyro.cli`, with its errors in one line.
+    """Parses a command line by `tyro.cli`, and reports its errors in one line.
 
     Args:
         options: dataclass of the options.
@@ -79,7 +81,7 @@ def take(options: Callable[..., Options], arguments: Sequence[str], **settings: 
         What `tyro.cli` returns.
 
     Raises:
-        UserError: if an option is unknown, missing or takes another value.
+        UserError: if an option is unknown, is missing or has a wrong value.
     """
     written = io.StringIO()
     try:
@@ -88,7 +90,7 @@ def take(options: Callable[..., Options], arguments: Sequence[str], **settings: 
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
-        # A box: the message, a rule, and what else may help.
+        # tyro prints a box that contains the message, a rule and suggestions.
         lines = [
             line.strip("│ ") for line in written.getvalue().splitlines() if line[:1] not in "╭╰"
         ]
@@ -97,7 +99,7 @@ def take(options: Callable[..., Options], arguments: Sequence[str], **settings: 
 
 
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command line; a mistake in it ends with a status of 1 and one line."""
+    """Runs a command line; a user's mistake exits with status 1 and an error in one line."""
     keep_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A file's name may not be UTF-8.
@@ -107,25 +109,25 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     except (UserError, OSError) as error:
         sys.exit(f"error: {in_one_line(error)}")
     except MemoryError as error:
-        sys.exit(f"error: there is not enough memory: {in_one_line(error)}")
+        sys.exit(f"error: not enough memory: {in_one_line(error)}")
     except KeyboardInterrupt:
-        print("error: interrupted; nothing was saved since the last checkpoint", file=sys.stderr)
+        print("error: interrupted; work since the last checkpoint is lost", file=sys.stderr)
         sys.exit(130)
     except Stopped as stopped:
-        print(f"{stopped}; go on with the same command, --resume and --out", flush=True)
+        print(f"{stopped}; continue with the same command, --resume and --out", flush=True)
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Joins several processes into one run, before any device is used.
 
     Args:
-        coordinator: HOST:PORT of process 0; "auto" where the cluster tells it all; None for one
-            process alone.
-        processes: their number.
-        process: this one's.
+        coordinator: HOST:PORT of process 0; "auto" if the cluster provides all settings; None for a
+            single process.
+        processes: number of processes.
+        process: number of this process.
 
     Raises:
-        UserError: if a part is missing, or the others cannot be reached.
+        UserError: if an argument is missing, or if the other processes cannot be reached.
     """
     if coordinator is None:
         if processes is not None or process is not None:
@@ -134,7 +136,7 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
     if coordinator != "auto" and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
         raise UserError(f"coordinator is {coordinator!r}; it takes HOST:PORT, or 'auto'")
     if processes is not None and process is not None and not 0 <= process < processes:
-        raise UserError(f"process is {process}; of {processes} processes it takes 0 to one less")
+        raise UserError(f"process is {process}; it takes 0 to {processes - 1}")
     try:
         if coordinator == "auto":
             jax.distributed.initialize()

@@ -1,4 +1,4 @@
-"""Trains several methods alike: ``python -m experiments.compare CONFIG [--estimators ...]``."""
+"""Compares methods on one task: ``python -m experiments.compare CONFIG [--estimators ...]``."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class Options:
     estimators: tuple[str, ...] = ("backprop", "dfa", "vnc", "nmnc")
     """Methods to compare, with the same data order and initial weights."""
     seeds: int = 1
-    """Number of seeds, from `seed` on."""
+    """Number of seeds, starting with `seed`."""
     out: Path | None = None
-    """New or empty directory for the results; by default one below runs/."""
+    """New or empty directory for the results; by default a new one in runs/."""
     resume: bool = False
-    """Go on with the comparison in `out`: what is complete is kept, what was cut off goes on."""
+    """Continue the comparison in `out`: keep complete runs and continue interrupted ones."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse("experiments.compare", Options, arguments)
     names = list(dict.fromkeys(check_method(name) for name in options.estimators))
     if not names:
-        raise UserError("estimators is empty; it takes one method at least")
+        raise UserError("estimators is empty; it takes at least one method")
     config = options.config
     configs = {name: checked(config.replace(estimator=name)) for name in names}
     seeds = config.run.seeds(options.seeds)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
 def _compare(
     directory: Path, config: Config, trainers: dict[str, Trainer], seeds: range, data: Dataset
 ) -> None:
-    """Trains every method from every seed, and draws and prints what came of it."""
+    """Trains every method with every seed, and draws and prints the results."""
     console = Console()
     if not console.is_terminal:
         console.width = 120
@@ -78,7 +78,7 @@ def _compare(
             summary, records = run_or_read(inside, trainer, run, data, console)
             summaries[name].append(summary)
             runs[name].append(records)
-    print("measuring the cost of a step, all methods in turn", flush=True)
+    print("measuring the cost of a step of each method", flush=True)
     costs = step_costs(trainers, config, data)
     rows = [_row(name, summaries[name], runs[name], costs[name]) for name in trainers]
     write_table(directory / "comparison.csv", rows, ".4f")
@@ -94,7 +94,7 @@ def _row(
     runs: list[list[dict[str, Any]]],
     cost: dict[str, float],
 ) -> dict[str, Any]:
-    """One method's line of the comparison."""
+    """Returns the row of one method in the table of the comparison."""
     low, mean, high = interval(np.array([[s["test_accuracy"]] for s in summaries]))
     row: dict[str, Any] = {
         "estimator": name,

@@ -1,6 +1,6 @@
-"""Where the manifold helps: ``python -m experiments.crossover CONFIG [--widths ...]``.
+"""Measures where the manifold helps: ``python -m experiments.crossover CONFIG [--widths ...]``.
 
-Networks of several widths are measured as `experiments.analysis.crossover` says.
+`experiments.analysis.crossover` describes the measurement, which is made at several widths.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ class Options:
     """The command line of `experiments.crossover`."""
 
     config: tyro.conf.OmitArgPrefixes[Config]
-    """The network and its data; `steps` of backpropagation are run before measuring."""
+    """The network and its data; `steps` of backpropagation are run before the measurement."""
     widths: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Factors on the hidden units or channels."""
+    """Factors by which the numbers of hidden units or channels are multiplied."""
     ranks: tuple[int, ...] = (8, 32, 128)
-    """Dimensions of the manifold (taps with fewer units are left out)."""
+    """Dimensions of the manifold; taps with fewer units are left out."""
     num: tuple[int, ...] = (1, 8, 64)
-    """Probes per example; N is that times `batch`."""
+    """Probes per example; N is this number times `batch`."""
     repeats: int = 4
-    """Estimates per point, each on another batch."""
+    """Estimates per point, each on a different batch."""
     seeds: int = 2
     """Networks per width."""
     examples: int = 512
-    """Training examples of the exact mean Jacobian."""
+    """Training examples over which the exact mean Jacobian is averaged."""
     out: Path | None = None
-    """New or empty directory for the results; by default one below runs/."""
+    """New or empty directory for the results; by default a new one in runs/."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,12 +68,14 @@ def main(arguments: Sequence[str]) -> None:
                 ]
                 print(f"width {width}, seed {seed}: measured", flush=True)
         if not rows:
-            raise UserError(f"ranks is {options.ranks}; every tap has fewer units than each")
+            raise UserError(
+                f"ranks is {options.ranks}; it takes a rank of at most the units of a tap"
+            )
         finish(directory, rows)
 
 
 def finish(directory: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the table and the figures, and prints how often the law is right."""
+    """Writes the table and the figures, and prints how often the law predicts the sign."""
     write_table(directory / "crossover.csv", rows)
     draw_law(directory / "crossover.png", rows)
     draw_map(directory / "map.png", rows)
@@ -82,8 +84,8 @@ def finish(directory: Path, rows: list[dict[str, Any]]) -> None:
     agree = np.mean([a == p for a, p in zip(ahead, predicted, strict=True)])
     simple = np.mean([a == (r["share"] > r["rank"] / r["units"])
                       for a, r in zip(ahead, rows, strict=True)])  # fmt: skip
-    print(f"NMNC ahead in {np.mean(ahead):.0%} of {len(rows)} points")
-    print(f"right side of the crossover with N: {agree:.0%}; of alpha > d/n: {simple:.0%}")
+    print(f"NMNC has the larger cosine in {np.mean(ahead):.0%} of {len(rows)} points")
+    print(f"predicted correctly: {agree:.0%} by the law with N, {simple:.0%} by alpha > d/n")
     print(f"figures: {directory / 'crossover.png'}, {directory / 'map.png'}")
 
 

@@ -1,4 +1,4 @@
-"""Directories for results: new or empty ones, each for one command at a time."""
+"""Directories for results, which are new or empty and used by one command at a time."""
 
 import contextlib
 import itertools
@@ -22,17 +22,15 @@ except ImportError:  # Not on Windows.
 
 @contextlib.contextmanager
 def output_directory(out: Path | None, name: str, *, occupied: bool = False) -> Iterator[Path]:
-    """Makes an output directory; without one given, a new one below ``runs/``.
-
-    A mistake that is found before anything was measured leaves none.
+    """Makes an output directory, which is removed if an error occurs before any result.
 
     Args:
-        out: the directory.
-        name: what a new one's begins with.
-        occupied: whether it may hold something.
+        out: the directory; None for a new one in ``runs/``.
+        name: prefix of the name of a new directory.
+        occupied: whether the directory may contain files.
 
     Raises:
-        UserError: if it is not empty, cannot be written, or another command writes to it.
+        UserError: if the directory is not empty, cannot be written, or is used by another command.
     """
     if out is None:
         wanted = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -62,13 +60,13 @@ def output_directory(out: Path | None, name: str, *, occupied: bool = False) -> 
 
 @contextlib.contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Keeps other commands out of a directory; a lock ends with its process, however that ends.
+    """Locks a directory against other commands; the lock ends with the process.
 
-    Of several processes that train together the first keeps it for all. Where there are no locks
-    nothing is kept.
+    If several processes train together, the first one holds the lock. On file systems without locks
+    nothing is locked.
 
     Raises:
-        UserError: if another command is in it.
+        UserError: if another command uses the directory.
     """
     if fcntl is None or jax.process_index() > 0:
         yield
@@ -79,7 +77,7 @@ def _alone_in(out: Path) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(
-            f"out is {out}, where another run is under way; it takes another directory"
+            f"out is {out}, which another run is using; it takes another directory"
         ) from error
     except OSError:  # A file system without locks.
         pass
@@ -90,7 +88,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _new_directory(wanted: Path) -> Path:
-    """Makes a directory that no other run has, as one that begins in the same second."""
+    """Makes a directory with a number in its name if another run began in the same second."""
     for number in itertools.count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         with contextlib.suppress(FileExistsError):
@@ -100,7 +98,7 @@ def _new_directory(wanted: Path) -> Path:
 
 
 def _remove_empty(out: Path, made: list[Path]) -> None:
-    """Removes the directories made for a run, if it has left nothing but configurations."""
+    """Removes the directories made for a run, if they contain only configurations."""
     if any(path.is_file() and path.name != "config.json" for path in out.rglob("*")):
         return
     for path in out.iterdir():

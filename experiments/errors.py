@@ -1,22 +1,22 @@
-"""What ends a command: mistakes of a user's, each in one line, and being asked to stop."""
+"""The errors that end a command: a user's mistake, in one line, and a request to stop."""
 
 
 class UserError(Exception):
-    """A mistake in what was asked, as one line."""
+    """A mistake in the user's input, described in one line."""
 
 
 class Unreadable(UserError):
-    """A file that cannot be read as what it is given as."""
+    """A file cannot be read in the expected format."""
 
 
 class Diverged(UserError):
-    """A run whose loss is no longer finite."""
+    """The loss of a run is no longer finite."""
 
 
 class Stopped(Exception):
-    """A run that was asked to stop and has saved where it was."""
+    """A run was asked to stop and has saved a checkpoint."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """Returns an error's message in one line, or its kind where it has none."""
+    """Returns an error's message in one line, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: JSON and measurements."""
+"""Reads and writes JSON files and measurements; files are written atomically."""
 
 import json
 import os
@@ -9,47 +9,47 @@ from experiments.errors import UserError
 
 
 def expanded(path: str | Path) -> Path:
-    """Returns a path with its ``~`` replaced; one of an unknown user stays as it is."""
+    """Returns a path with ``~`` expanded; the ``~name`` of an unknown user is kept."""
     return Path(os.path.expanduser(path))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text so that a reader, or a kill, never meets half of it."""
+    """Writes a text atomically, so that the file is never incomplete."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON file, whole or not at all."""
+    """Writes one JSON file atomically."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds one object.
+    """Reads a JSON file that contains one object.
 
     Raises:
-        UserError: if it cannot be read, or holds something else.
+        UserError: if the file cannot be read, or contains another type.
     """
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; it takes one object")
+        raise UserError(f"{path} contains a {type(value).__name__}; it takes one object")
     return value
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """Writes ``metrics.jsonl``, whole or not at all."""
+    """Writes ``metrics.jsonl`` atomically."""
     write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``, where a run left one.
+    """Reads ``metrics.jsonl``; returns an empty list if it does not exist.
 
     Raises:
-        UserError: if it is damaged.
+        UserError: if the file is damaged.
     """
     if not path.exists():
         return []

@@ -1,16 +1,16 @@
-"""The field's table: ``python -m experiments.leaderboard [--tasks ...] [--methods ...] --out DIR``.
+"""Leaderboard: ``python -m experiments.leaderboard [--tasks ...] [--methods ...] --out DIR``.
 
-Every method tries the same number of settings on held-out data, quasi-random in the space that
-stands beside it in `experiments.methods.table`; the best of them is trained with fresh seeds and
-tested once, in as many steps as backpropagation (equal steps) and in as many as take its operations
-(equal operations). What is done is kept in DIR: a command that was stopped goes on with --resume,
-and several, each with some of the tasks, may fill one directory one after another.
+Every method tries the same number of settings on held-out data, drawn quasi-randomly from its
+search space in `experiments.methods.table`. The best setting is trained with fresh seeds and tested
+once, with as many steps as backpropagation (equal steps) and with as many steps as need the same
+number of operations (equal operations). Results are kept in DIR: --resume continues an interrupted
+command, and several commands, each with some of the tasks, may fill one directory in turn.
 
 A new method is one entry of that table, a name and its estimator::
 
     "mine": Entry("what it is", lambda s: my_estimator(s.apply_fn, s.loss_fn), "backprop", "red")
 
-and a new task one entry of `experiments.board.tasks`.
+A new task is one entry of `experiments.board.tasks`.
 """
 
 import dataclasses
@@ -40,22 +40,22 @@ class Options:
     """The command line of `experiments.leaderboard`."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    """Tasks, by their names in experiments.board.tasks; with data_path also cifar10_dense and
+    """Names of tasks in experiments.board.tasks; with data_path also cifar10_dense and
     cifar10_conv."""
     methods: tuple[str, ...] = tuple(name for name, entry in TABLE.items() if not entry.control)
-    """Methods, by their names in experiments.methods.table."""
+    """Names of methods in experiments.methods.table."""
     draws: int = 6
-    """Settings that each method tries."""
+    """Number of settings that each method tries."""
     seeds: int = 3
-    """Fresh seeds of the final runs."""
+    """Number of fresh seeds of the final runs."""
     steps: int | None = None
-    """Training steps of every task; without, each task's own."""
+    """Training steps of every task; by default those of each task."""
     data_path: str = ""
-    """CIFAR-10's images, a folder or an archive as experiments.train takes them."""
+    """CIFAR-10's images, a folder or an archive as for experiments.train."""
     out: Path | None = None
-    """New or empty directory for the results; by default one below runs/."""
+    """New or empty directory for the results; by default a new one in runs/."""
     resume: bool = False
-    """Go on in `out`."""
+    """Continue in `out`."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -84,7 +84,9 @@ def main(arguments: Sequence[str]) -> None:
         with compiled_once():
             rows = _filled(cells, options.draws, options.seeds)
         if not rows:
-            raise UserError("no method takes a task of these")
+            raise UserError(
+                f"methods is {options.methods}; none of them takes one of the tasks {options.tasks}"
+            )
         rows = completed(rows)
         write(rows, directory)
         draw(rows).savefig(directory / "leaderboard.png", dpi=130)
@@ -93,10 +95,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _same_protocol(directory: Path, options: Options) -> None:
-    """Writes the protocol and the draws before anything is trained, or compares them.
+    """Writes the protocol and the draws before any training, or checks that they are the same.
 
     Raises:
-        UserError: if the directory's runs are of another protocol.
+        UserError: if the runs in the directory have another protocol.
     """
     path = directory / "protocol.json"
     protocol = {"draws": options.draws, "seeds": options.seeds, "steps": options.steps}
@@ -115,7 +117,7 @@ def _same_protocol(directory: Path, options: Options) -> None:
 
 
 def _filled(cells: list[Cell], count: int, seeds: int) -> list[Row]:
-    """Runs what is not there yet, and summarises all of it."""
+    """Runs the cells that are missing, and returns the rows of all cells."""
     rows: list[Row] = []
     with shown("cells", len(cells), Console()) as show:
         for number, cell in enumerate(cells):

@@ -1,4 +1,4 @@
-"""The machine: which one, with which versions, numbers belong to; and its memory."""
+"""Describes the machine and the versions that measurements depend on, and sets up its memory."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ PACKAGES = ("nmnc_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn
 
 
 def machine() -> str:
-    """Names the device that the numbers belong to."""
+    """Returns the name of the device and the version of JAX."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{device.device_kind}, jax {jax.__version__}"
@@ -29,7 +29,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Returns the versions of Python and of the packages that compute."""
     return {"python": platform.python_version()} | {
         name: metadata.version(name) for name in PACKAGES
     }
@@ -38,10 +38,10 @@ def versions() -> dict[str, str]:
 def keep_memory() -> None:
     """Makes glibc keep freed memory instead of returning each step's buffers to the system.
 
-    Buffers of more than 32 MiB are otherwise mapped anew in every step, which made the strided
-    network at batch 128 up to 1.5 times slower on CPU. So are those of the heaps that glibc gives
-    to other threads, whatever the threshold: all threads share the main one. Elsewhere than glibc
-    it does nothing.
+    Otherwise buffers of more than 32 MiB are mapped anew in every step, which made the strided
+    network at batch 128 up to 1.5 times slower on CPU. The same happens for any size in the heaps
+    that glibc gives to other threads, so that all threads share the main heap. Without glibc the
+    function does nothing.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -53,10 +53,10 @@ def keep_memory() -> None:
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
-    """Compiles programs that are alike once, also where each is traced anew.
+    """Compiles identical programs once, even if each of them is traced anew.
 
-    Where the user has named a directory for compiled programs (``JAX_COMPILATION_CACHE_DIR``),
-    they are kept there; otherwise as long as the context is open.
+    Compiled programs are kept in the directory that ``JAX_COMPILATION_CACHE_DIR`` names; without
+    it, they are kept until the context is closed.
     """
     names = (
         "jax_compilation_cache_dir",

@@ -1,8 +1,8 @@
 """Plans a run without its hardware: ``python -m experiments.plan CONFIG --topology v5e:4x4``.
 
-Every program of the run is compiled for the chips, which need not be there, and nothing is
-computed on them: the compiler says operations, memory and what goes between chips. TPUs take the
-compiler of ``pip install 'nmnc_jax[tpu]'``.
+Every program of the run is compiled for the chips, which need not be present, and is not run. The
+compiler reports operations, memory and the communication between chips. TPUs need the compiler of
+``pip install 'nmnc_jax[tpu]'``.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ class Options:
     config: tyro.conf.OmitArgPrefixes[Config]
     """The run."""
     topology: str = "cpu"
-    """Chips to compile for: v5e:4x4, v5p:4x4x4 and the like need not be there; cpu, gpu and tpu
-    are this host's."""
+    """Chips to compile for: v5e:4x4, v5p:4x4x4 and the like need not be present; cpu, gpu and tpu
+    are the devices of this host."""
     json: Path | None = None
-    """Where to write the figures."""
+    """File for the numbers of the plan."""
     measure: bool = False
-    """Run the programs too, on this host's devices, and time them."""
+    """Also run and time the programs on the devices of this host."""
 
 
 def remedy(large: Cost | TooLarge, config: Config) -> str:
-    """What to change where a program does not fit: the larger part of its memory first."""
+    """Returns advice for a program that does not fit; the larger part of its memory comes first."""
     smaller = {"init": "a smaller --basis-batch", "evaluation": "more chips"}
     ways = [smaller.get(large.name, "a smaller --batch, or the same on more chips")]
     if config.model.precision == "float32" and config.model.has_given_layers:
@@ -56,7 +56,7 @@ def remedy(large: Cost | TooLarge, config: Config) -> str:
 
 
 def table(planned: Plan) -> Table:
-    """The figures for a person to read."""
+    """Returns the plan as a table."""
     memory = planned.topology.memory
     chip = "" if memory is None else f" of {decimal(memory)}"
     shown = Table(title=f"{planned.topology.name}: each of {planned.chips} chips")
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse("experiments.plan", Options, arguments)
     config = checked(options.config)
     topology = find_topology(options.topology)
-    # A table as wide as this one is of no use in lines of 80 letters.
+    # The table is too wide for lines of 80 characters.
     console = Console() if Console().is_terminal else Console(width=160)
     if options.measure and not topology.local:
         raise UserError(f"measure takes this host's devices; topology is {topology.name!r}")
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
     console.print(table(planned))
     mean = planned.mean_flops_ratio
     if mean is not None:
-        console.print(f"A step takes {mean:.2f} of backpropagation's operations, in the mean.")
+        console.print(f"On average a step takes {mean:.2f} times backpropagation's operations.")
     for each in planned.too_large:
         console.print(remedy(each, config))
     if planned.fits:

@@ -1,7 +1,7 @@
-"""Prepares a catalogue set: ``python -m experiments.prepare NAME --archive DIR --data-dir DIR``.
+"""Prepares a data set: ``python -m experiments.prepare NAME --archive DIR --data-dir DIR``.
 
-It checks the official archives and writes the data set that `tfds.data_source` reads, without
-TensorFlow. An interrupted preparation leaves none.
+The command checks the official archives and writes the data set that `tfds.data_source` reads,
+without TensorFlow. An interrupted preparation leaves no data set.
 """
 
 import dataclasses
@@ -32,26 +32,27 @@ class Options:
     name: tyro.conf.Positional[Literal["cifar10", "imagenet2012"]]
     """Data set."""
     archive: Path
-    """Directory of the official archives, under their official names; of imagenet2012 also of the
-    extracted images, train/<class>/ and val/, as they are or as Kaggle's archive has them."""
+    """Directory of the official archives under their official names; for imagenet2012 also a
+    directory of the extracted images, train/<class>/ and val/, or with the layout of Kaggle's
+    archive."""
     data_dir: Path = Path(DATA_DIR)
-    """Directory to prepare it in."""
+    """Directory for the prepared data set."""
     verify: bool = True
-    """Check the archives' sha256; --no-verify leaves it out, for archives that were made anew."""
+    """Check the archives' sha256; --no-verify skips the check, for archives that were repacked."""
     skip_damaged: bool = False
-    """imagenet2012 only: leave out images that cannot be read, and list them beside the set;
-    without, the first one is refused."""
+    """imagenet2012 only: leave out images that cannot be read, and list them in a file beside the
+    data set; by default the first such image is an error."""
 
 
 def prepare(options: Options) -> dict[str, int]:
-    """Prepares one set.
+    """Prepares one data set.
 
     Returns:
-        Split to its number of examples.
+        A dict from split to its number of examples.
 
     Raises:
-        UserError: if an archive is missing, damaged or not the official one, if a member's path
-            leads out of it, or if the set is there already.
+        UserError: if an archive is missing, damaged or not the official one, if the path of a
+            member leads out of the archive, or if the data set exists already.
     """
     try:
         from experiments.data import builders
@@ -67,8 +68,8 @@ def prepare(options: Options) -> dict[str, int]:
     make = kinds[options.name]
     version = data_dir / options.name / str(make.VERSION)
     if version.exists():
-        raise UserError(f"{version} is there already; remove it to prepare it again")
-    # What an earlier preparation left when it was killed.
+        raise UserError(f"{version} exists already; remove it to prepare it again")
+    # Files that an interrupted preparation left.
     for left in version.parent.glob(f"incomplete.*_{version.name}"):
         shutil.rmtree(left)
     if options.verify and not isinstance(source, Extracted):
@@ -94,7 +95,7 @@ def prepare(options: Options) -> dict[str, int]:
 
 
 def _source(options: Options, entry: Entry) -> list[Path] | Extracted:
-    """The archives, or where they are not there the images that were extracted from them."""
+    """Returns the archives, or the images extracted from them if no archive is present."""
     extracted = options.name == "imagenet2012" and not any(
         (options.archive / archive.name).is_file() for archive in entry.archives
     )
@@ -112,8 +113,8 @@ def main(arguments: Sequence[str]) -> None:
         description=__doc__,
     )
     splits = prepare(options)
-    told = ", ".join(f"{count} {name} examples" for name, count in splits.items())
-    print(f"{options.name} is in {expanded(options.data_dir)}: {told}")
+    counts = ", ".join(f"{count} {name} examples" for name, count in splits.items())
+    print(f"{options.name} is in {expanded(options.data_dir)}: {counts}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far a long work is: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of long work, as a bar on a terminal and as lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ def shown(label: str, total: int, console: Console | None = None) -> Iterator[Ca
     """Shows how much of a total is done.
 
     Args:
-        label: what is under way.
-        total: how much there is to do.
-        console: where to show it; None: standard output.
+        label: name of the work.
+        total: amount of work.
+        console: where to show the progress; None for standard output.
 
     Yields:
-        ``show(done, note="")``: how much is done, and a note on it. Where there is no terminal, it
-        prints a line for each note, and for each tenth where there are no notes.
+        ``show(done, note="")``, which shows the amount of work done and a note. Without a terminal
+        it prints a line for each note, or for each tenth of the work if there are no notes.
     """
     console = console or Console()
     if not console.is_terminal:

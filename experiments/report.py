@@ -1,7 +1,7 @@
-"""Gathers claims into one page: ``python -m experiments.report DIR``.
+"""Collects claims in one page: ``python -m experiments.report DIR``.
 
-DIR holds the directories of claims (their --out). The page, DIR/report.html, holds everything that
-it shows: verdicts, figures, commands, versions and machines.
+DIR contains the directories of claims (their --out). The page, DIR/report.html, is self-contained
+and shows verdicts, figures, commands, versions and machines.
 """
 
 import base64
@@ -32,29 +32,29 @@ class Options:
     """The command line of `experiments.report`."""
 
     directory: tyro.conf.Positional[Path]
-    """Directory of the claims' directories."""
+    """Directory that contains the directories of the claims."""
 
 
 def read_claims(directory: Path) -> list[tuple[Path, dict[str, Any], list[dict[str, Any]]]]:
-    """Every complete claim below a directory: where, configuration and verdicts.
+    """Returns the directory, configuration and verdicts of every complete claim.
 
     Raises:
-        UserError: if there is none.
+        UserError: if the directory contains no claim.
     """
-    found = []
+    claims = []
     for path in sorted(directory.glob("*/verdicts.json")):
         config = json.loads((path.parent / "config.json").read_text())
-        found.append((path.parent, config, json.loads(path.read_text())))
-    if not found:
+        claims.append((path.parent, config, json.loads(path.read_text())))
+    if not claims:
         raise UserError(f"{directory} holds no claim; make one with --out {directory}/NAME")
-    return found
+    return claims
 
 
 def page(claims: list[tuple[Path, dict[str, Any], list[dict[str, Any]]]]) -> str:
-    """The whole page."""
+    """Returns the HTML of the page."""
     rows = "".join(
         f"<tr><td><a href='#{directory.name}'>{directory.name}</a></td>"
-        f"<td>{html.escape(verdict['statement'])}</td><td>{_told(verdict)}</td>"
+        f"<td>{html.escape(verdict['statement'])}</td><td>{_result(verdict)}</td>"
         f"<td>{html.escape(verdict['quantity'])}</td></tr>"
         for directory, _, verdicts in claims
         for verdict in verdicts
@@ -67,7 +67,7 @@ def page(claims: list[tuple[Path, dict[str, Any], list[dict[str, Any]]]]) -> str
     )
 
 
-def _told(verdict: dict[str, Any]) -> str:
+def _result(verdict: dict[str, Any]) -> str:
     kind = verdict["verdict"].split()[0]
     numbers = f"{verdict['mean']:.3g} [{verdict['low']:.3g}, {verdict['high']:.3g}]"
     return f"<span class='{kind}'>{verdict['verdict']}</span><br>{numbers}"

@@ -1,4 +1,4 @@
-"""One run in its directory: what it leaves there, and how it goes on from it."""
+"""Runs one training in its directory, and continues it from there."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Record = dict[str, Any]
 def run_or_read(
     directory: Path, trainer: Trainer, config: Config, data: Dataset, console: Console
 ) -> tuple[dict[str, Any], list[Record]]:
-    """Trains one network in a directory: from its last checkpoint, or not at all if it is complete.
+    """Trains one network in a directory, from its last checkpoint, unless it is complete.
 
     Returns:
         The summary and the measurements.
@@ -49,7 +49,7 @@ def run_or_read(
         checkpoints.close()
     if jax.process_index() == 0:
         figures.draw_all(directory, {config.method.estimator: [records]})
-        # Last: a directory with a summary is complete, its last checkpoint whole.
+        # The summary is written last, so that a directory with a summary is complete.
         write_json(complete, summary)
     return summary, records
 
@@ -58,10 +58,10 @@ def run_or_read(
 def _kept(
     directory: Path, records: list[Record], config: Config, console: Console, classes: int | None
 ) -> Iterator[Callable[[Record], None]]:
-    """Gives a function that keeps and shows a measurement; of several processes, the first does."""
+    """Yields a function that records and shows a measurement; only the first process writes."""
 
     def keep(record: Record) -> None:
-        # What a resumed run measures again takes the place of what it had measured.
+        # A resumed run replaces earlier measurements of the same steps.
         records[:] = [earlier for earlier in records if earlier["step"] < record["step"]]
         records.append(record)
 

@@ -25,15 +25,15 @@ class Options:
     config: tyro.conf.OmitArgPrefixes[Config]
     """The run."""
     out: Path | None = None
-    """New or empty directory for the results; by default one below runs/."""
+    """New or empty directory for the results; by default a new one in runs/."""
     resume: bool = False
-    """Go on with the run in `out` from its last checkpoint, or begin where there is none."""
+    """Continue the run in `out` from its last checkpoint; without a checkpoint, start it."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where several processes train together; "auto" on a TPU pod."""
+    """HOST:PORT of process 0 if several processes train together; "auto" on a TPU pod."""
     processes: int | None = None
-    """Their number."""
+    """Number of processes that train together."""
     process: int | None = None
-    """The number of this one, from 0."""
+    """Number of this process, from 0."""
 
 
 def main(arguments: Sequence[str]) -> None:

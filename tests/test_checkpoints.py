@@ -160,7 +160,7 @@ def flip_a_bit(directory):
     [
         (lambda d: flip_a_bit(d / "3"), "is not as it was written"),
         (lambda d: (d / "3" / "_CHECKPOINT_METADATA").unlink(), "_CHECKPOINT_METADATA is not as"),
-        (lambda d: (d / "manifests" / "3.json").unlink(), "its writing was interrupted"),
+        (lambda d: (d / "manifests" / "3.json").unlink(), "because writing was interrupted"),
     ],
 )
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(damage, message, saved):

@@ -169,7 +169,7 @@ def test_a_directory_is_for_one_run_at_a_time(tmp_path):
     with output_directory(out, "x"):
         for occupied in (False, True):
             with (
-                pytest.raises(UserError, match="empty, where another run is under way"),
+                pytest.raises(UserError, match="empty, which another run is using"),
                 output_directory(out, "x", occupied=occupied),
             ):
                 pass

@@ -123,7 +123,7 @@ def test_cifar10_from_archive_to_memory(tmp_path, capsys):
     chosen = load(run_on("cifar10", validation=True, data_dir=str(prepared)))
     assert (chosen.train_size, chosen.test_size) == (27, 3)
 
-    with pytest.raises(UserError, match="is there already; remove it to prepare it again"):
+    with pytest.raises(UserError, match="exists already; remove it to prepare it again"):
         run("cifar10", tmp_path, prepared)
 
 

@@ -1,4 +1,4 @@
-"""One short file per experiment; its docstring holds the command and what came out."""
+"""Configurations, one short file per experiment; the docstring of a file holds its command."""
 
 import importlib
 import pkgutil
@@ -8,7 +8,7 @@ from experiments.errors import UserError
 
 
 def config_names() -> list[str]:
-    """Lists the configurations that are shipped."""
+    """Returns the names of the configurations."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -16,7 +16,7 @@ def load_config(name: str) -> Config:
     """Loads one configuration by name.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is no configuration of that name.
     """
     if name not in config_names():
         raise UserError(f"unknown config {name!r}; there are {', '.join(config_names())}")

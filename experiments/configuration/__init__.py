@@ -1,4 +1,4 @@
-"""What a run is made of, by sections, and how it is written beside its results."""
+"""The configuration of a run, in sections, and how it is stored with the results."""
 
 from experiments.configuration.config import Config
 from experiments.configuration.data import DATA_DIR, Data

@@ -1,4 +1,4 @@
-"""What one training run is made of. A file in `experiments/configs` is one instance of it."""
+"""The configuration of one training run; each file in `experiments/configs` is an instance."""
 
 import dataclasses
 from typing import Any, Self
@@ -12,9 +12,9 @@ from experiments.configuration.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run, by sections; one that cannot be trained cannot be made.
+    """One training run, in sections; a configuration that cannot be trained raises an error.
 
-    No two sections have a field in common, so that a field is known by its own name alone: on the
+    No two sections share the name of a field, so that the name alone identifies a field on the
     command line, in ``config.json`` and in `replace`.
 
     Example:
@@ -32,11 +32,11 @@ class Config:
 
     @classmethod
     def of(cls, **fields: Any) -> Self:
-        """Makes a configuration of fields of all sections.
+        """Makes a configuration from fields of all sections.
 
         Raises:
-            TypeError: if there is no field of that name.
-            UserError: if it cannot be trained.
+            TypeError: if a field is unknown.
+            UserError: if the configuration cannot be trained.
         """
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in fields.items():
@@ -44,11 +44,11 @@ class Config:
         return cls(**{name: SECTIONS[name](**part) for name, part in parts.items()})
 
     def replace(self, **fields: Any) -> Self:
-        """Returns the configuration with other values of fields, of whichever section.
+        """Returns the configuration with other values of fields of any section.
 
         Raises:
-            TypeError: if there is no field of that name.
-            UserError: if it cannot be trained.
+            TypeError: if a field is unknown.
+            UserError: if the configuration cannot be trained.
         """
         return type(self).of(**(self.fields() | fields))
 
@@ -60,7 +60,7 @@ class Config:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Returns name and value of every field, in the order of the sections."""
+        """Returns a dict from the name of every field to its value, in the order of sections."""
         return {
             field: value
             for section in dataclasses.asdict(self).values()
@@ -68,10 +68,10 @@ class Config:
         }
 
     def __post_init__(self) -> None:
-        """Refuses sections that do not fit each other, and fields that the others do not use.
+        """Checks that the sections fit together and that all changed fields are used.
 
         Raises:
-            UserError: naming the field, what it got and what it takes.
+            UserError: if a field does not fit.
         """
         data, model = self.data, self.model
         if data.is_task and not model.is_recurrent:

@@ -14,43 +14,43 @@ TASK_NAMES: tuple[str, ...] = get_args(TaskName)
 
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
-    """What is learned."""
+    """The data."""
 
     data: Literal[
         "digits", "mnist5k", "photos", "folder", "cifar10", "imagenet2012", "characters", TaskName
     ]
-    """Data set (characters: text, each character to be predicted from those before it), or task of
-    a recurrent network: flip-flop memory, context-dependent integration, delayed match to sample,
-    accumulation of evidence, or reaching from the centre out."""
+    """Data set (characters: text, in which each character is predicted from the earlier ones), or
+    task of a recurrent network: flip-flop memory, context-dependent integration, delayed match to
+    sample, accumulation of evidence, or centre-out reaching."""
     data_dir: str = DATA_DIR
-    """Where cifar10 and imagenet2012 were prepared."""
+    """Directory in which cifar10 and imagenet2012 were prepared."""
     data_path: str = ""
     """folder: images in train/<class>/ and test/<class>/ (or val), or an archive of them.
-    imagenet2012: extracted images in train/<class>/ and val/, read while training runs, of any
-    number of classes; without, the set that was prepared in data_dir."""
+    imagenet2012: extracted images in train/<class>/ and val/, read during training, with any number
+    of classes; by default the data set that was prepared in data_dir."""
     image_size: int | None = None
-    """folder only: side to which images are resized; without, all have one size."""
+    """folder only: side to which images are resized; by default all images must have one size."""
     skip_damaged: bool = False
     """folder only: leave out images that cannot be read, count them and list them with the reasons;
-    without, the first one is refused."""
+    by default the first such image is an error."""
     variant: Literal["plain", "hard"] = "plain"
     """photos only: "hard" removes colour, brightness and contrast as cues."""
     validation: bool = False
-    """Test on a part held out of the training set instead of the test set: to choose settings."""
+    """Test on a held-out part of the training set instead of the test set, to choose settings."""
     train_images: int | None = None
-    """Sets of images in memory only: training images that are used, chosen at random but always
-    alike; without, all."""
+    """Image data sets in memory only: number of training images, chosen by a fixed random order; by
+    default all are used."""
     augment: bool = False
-    """photos, folder and cifar10 only: shift training images by up to an eighth of their side and
-    mirror half of them, at random. imagenet2012 is always cropped and mirrored."""
+    """photos, folder and cifar10 only: shift training images randomly by up to an eighth of their
+    side and mirror half of them. Images of imagenet2012 are always cropped and mirrored."""
     time_steps: int = 50
     """Time steps of a trial (tasks), or characters of a sequence (characters)."""
     rotation: float = 0.0
-    """reach only: degrees by which the hand must end beside the target that is shown."""
+    """reach only: degrees by which the correct end point is rotated from the displayed target."""
 
     @property
     def name(self) -> str:
-        """Of the data set or the task."""
+        """Name of the data set or the task."""
         return self.data
 
     @property
@@ -59,10 +59,10 @@ class Data(Section):
         return self.data in TASK_NAMES
 
     def __post_init__(self) -> None:
-        """Refuses what does not fit the data set.
+        """Checks that the fields fit the data set.
 
         Raises:
-            UserError: naming the field, what it got and what it takes.
+            UserError: if a field does not fit.
         """
         self.counts("image_size", "time_steps", "train_images")
         if self.train_images and (self.is_task or self.data in ("characters", "imagenet2012")):

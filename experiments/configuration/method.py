@@ -11,27 +11,27 @@ class Method(Section):
     """How gradients are estimated."""
 
     estimator: str = "nmnc"
-    """How gradients are estimated: a method by its name, of those that the commands' help lists."""
+    """Name of the method that estimates gradients; --help lists them."""
     rank: int = 64
     """Dimension of the manifold at each tap (at most the tap's units)."""
     explained_variance: float | None = None
-    """Perturb the fewest principal components that hold this share of a tap's variance, up to rank,
-    chosen anew whenever the components are; without, all of them."""
+    """Perturb the smallest number of principal components that explains this share of a tap's
+    variance, up to rank, chosen at each update of the components; by default all are perturbed."""
     probes: int | Literal["auto"] = 1
     """Probes per example and tap at each feedback update (passes, for weight_perturbation). "auto":
     as many as each layer needs, for mirror and mirror_manifold; one for other methods."""
     probe_rows: int | None = None
-    """Examples (of a recurrent network: examples at one time step) that are perturbed at each
-    feedback update; without, all."""
+    """Number of examples (for a recurrent network: of examples at one time step) that are perturbed
+    at each feedback update; by default all."""
     kind: Literal["gaussian", "rademacher", "orthogonal"] = "gaussian"
     """Distribution of the probes' coordinates."""
     difference: Literal["central", "forward", "jvp"] = "jvp"
     """How the response to a probe is measured."""
     sigma: float = 1e-3
-    """Perturbation size relative to each tap's RMS activity; weights' standard deviation for
-    weight_perturbation. Equal for all methods, so they perturb with equal energy."""
+    """Size of perturbations relative to each tap's RMS activity, so that all methods perturb with
+    the same energy; for weight_perturbation the standard deviation of the noise in the weights."""
     scope: Literal["each_tap", "all_taps"] = "each_tap"
-    """Perturb one tap at a time or all of them in one pass."""
+    """Perturb one tap at a time, or all taps in one pass."""
     feedback_decay: float = 0.9
     """Decay of the feedback's moving average."""
     update_every: int = 1
@@ -41,18 +41,18 @@ class Method(Section):
     basis_update_every: int = 10
     """Steps between updates of the principal components."""
     basis_decay: float = 0.95
-    """Weight of earlier activity at each such update."""
+    """Weight of earlier activity at each update of the principal components."""
 
     @property
     def least_probes(self) -> int:
-        """Probes per example, where their number does not depend on the layer."""
+        """Number of probes per example, which is 1 if it depends on the layer."""
         return 1 if self.probes == "auto" else self.probes
 
     def __post_init__(self) -> None:
-        """Refuses what no method takes.
+        """Checks the range of each field.
 
         Raises:
-            UserError: naming the field, what it got and what it takes.
+            UserError: if a field is out of range.
         """
         self.counts(
             "rank", "probes", "probe_rows", "update_every", "basis_batch", "basis_update_every"

@@ -17,10 +17,10 @@ class Model(Section):
         "mlp", "binary", "conv", "vit", "alexnet", "resnet18", "resnet20", "resnet50", "leaky",
         "gru", "transformer",
     ]  # fmt: skip
-    """Architecture: dense layers; dense layers of units that are 1 or -1 (binary); strided 3x3
-    convolutions with GroupNorm and a dense layer; a vision transformer; AlexNet; a residual network
-    with GroupNorm (resnet20 for small images); a recurrent network of leaky units; a GRU (these two
-    read images row by row); or a causal transformer of text."""
+    """Architecture: dense layers (mlp); dense layers of units that are 1 or -1 (binary); strided
+    3x3 convolutions with GroupNorm and a dense layer (conv); a vision transformer (vit); AlexNet; a
+    residual network with GroupNorm (resnet20 is for small images); a recurrent network of leaky
+    units or a GRU, which read images row by row; or a causal transformer for text."""
     features: tuple[int, ...] = ()
     """Hidden units of each dense layer (mlp, binary), channels of each convolution (conv), width of
     the residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
@@ -29,7 +29,7 @@ class Model(Section):
     dense: int = 128
     """Units of the dense layer after the convolutions (conv)."""
     leak: float = 0.2
-    """Time step over the units' time constant (leaky)."""
+    """Time step divided by the units' time constant (leaky)."""
     noise: float = 0.0
     """Standard deviation of the independent noise in each unit (leaky, tasks)."""
     patch: int = 8
@@ -39,12 +39,12 @@ class Model(Section):
 
     @property
     def name(self) -> str:
-        """Of the architecture."""
+        """Name of the architecture."""
         return self.model
 
     @property
     def has_given_layers(self) -> bool:
-        """Whether it is a published network, whose layers are given."""
+        """Whether it is a published network with fixed layers."""
         return self.model in PUBLISHED
 
     @property
@@ -53,10 +53,10 @@ class Model(Section):
         return self.model in RECURRENT
 
     def __post_init__(self) -> None:
-        """Refuses what does not fit the architecture.
+        """Checks that the fields fit the architecture.
 
         Raises:
-            UserError: naming the field, what it got and what it takes.
+            UserError: if a field does not fit.
         """
         self.counts("dense", "patch")
         for field in ("features", "strides"):

@@ -14,41 +14,42 @@ OPTIMISERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser(Section):
-    """How parameters follow gradients."""
+    """The optimiser."""
 
     optimiser: str = "adam"
-    """Optimiser, by its name in Optax: adam, adamw, sgd, lars, lamb, lion and others."""
+    """Name of the optimiser in Optax: adam, adamw, sgd, lars, lamb, lion and others."""
     optimiser_settings: tuple[str, ...] = ()
-    """Its other arguments, each as NAME=VALUE: momentum=0.9 nesterov=True."""
+    """Further arguments of the optimiser, each as NAME=VALUE: momentum=0.9 nesterov=True."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    """How the learning rate goes on from its peak: to zero by a cosine, divided by ten after 1/3,
-    2/3 and 8/9 of the updates, or not at all."""
+    """Schedule of the learning rate after its peak: "cosine" decays to zero, "steps" divides by ten
+    after 1/3, 2/3 and 8/9 of the updates."""
     warmup: int = 0
-    """Updates in which the learning rate rises to its peak."""
+    """Number of updates in which the learning rate rises to its peak."""
     weight_decay: float = 0.0
-    """Weight decay of all parameters but biases and those of norms: the optimiser's own (adamw,
-    lamb, lars, lion ...), or added to the gradient."""
+    """Weight decay of all parameters except biases and those of normalisations. Optimisers with an
+    argument for it (adamw, lamb, lars, lion ...) are given it; for others it is added to the
+    gradient."""
     clip_norm: float | None = None
-    """Norm to which a larger gradient is scaled; without, none is."""
+    """Norm to which larger gradients are scaled; by default none are."""
     label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes, in training."""
+    """Share of each training label that is spread over all classes."""
     average: float | None = None
     """Decay of a moving average of the parameters, which is tested and saved in their place."""
     accumulate: int = 1
-    """Steps whose gradients are averaged for one update of the parameters."""
+    """Number of steps whose gradients are averaged for one update of the parameters."""
 
     @property
     def name(self) -> str:
-        """In Optax."""
+        """Name of the optimiser in Optax."""
         return self.optimiser
 
     def __post_init__(self) -> None:
-        """Refuses what no optimiser takes.
+        """Checks the range of each field.
 
         Raises:
-            UserError: naming the field, what it got and what it takes.
+            UserError: if a field is out of range.
         """
         infinity = float("inf")
         self.require("optimiser", self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}")

@@ -6,15 +6,15 @@ from experiments.configuration.section import Section
 from experiments.errors import UserError
 
 LAST_SEED = 2**31 - 4
-"""A task's trials are drawn by a 32-bit number of up to 3 above the seed."""
+"""Largest seed: the trials of a task are drawn from 32-bit numbers of up to 3 above the seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run(Section):
-    """How long and where it is trained, and what is measured on the way."""
+    """The length of training, its devices and its measurements."""
 
     start: str = ""
-    """Directory of a run whose trained network this one begins with, in place of a new one."""
+    """Directory of a run whose trained network is used in place of a new one."""
     steps: int = 1500
     """Training steps."""
     batch: int = 64
@@ -26,32 +26,32 @@ class Run(Section):
     checkpoint_every: int = 1000
     """Steps between checkpoints (experiments.train)."""
     alignment_batch: int = 2048
-    """Training examples, fixed, on which credit is compared with the exact credit (above 256, a
-    multiple of it)."""
+    """Number of fixed training examples on which credit is compared with the exact credit (above
+    256, a multiple of 256)."""
     devices: int = 0
-    """Devices to run on; 0 takes all there are."""
+    """Number of devices to run on; 0 uses all."""
     divide_units: bool = False
-    """Divide bases and feedback over the devices by units, where they are too large for one."""
+    """Divide the units of bases and feedback over the devices, if they are too large for one."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be run.
+        """Checks the range of each field.
 
         Raises:
-            UserError: naming the field, what it got and what it takes.
+            UserError: if a field is out of range.
         """
         self.counts("steps", "batch", "log_every", "checkpoint_every", "alignment_batch")
         self.require("seed", 0 <= self.seed <= LAST_SEED, f"0 to {LAST_SEED}")
         self.require("devices", self.devices >= 0, "0 (all) or more")
 
     def seeds(self, count: int) -> range:
-        """Returns a number of seeds, from the run's own on.
+        """Returns a number of seeds, starting with that of the run.
 
         Raises:
-            UserError: if there are none, or the last one is too large.
+            UserError: if the number is below 1, or if the last seed is too large.
         """
         if not 1 <= count <= LAST_SEED - self.seed + 1:
             raise UserError(
-                f"seeds is {count}; it takes at least 1, and with the first, {self.seed}, none "
-                f"above {LAST_SEED}"
+                f"seeds is {count}; it takes at least 1, and from the first seed, {self.seed}, at "
+                f"most {LAST_SEED - self.seed + 1}"
             )
         return range(self.seed, self.seed + count)

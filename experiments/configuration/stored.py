@@ -1,4 +1,4 @@
-"""A configuration as it is written beside the results of its run."""
+"""Writes a configuration beside the results of its run, and reads it."""
 
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,29 +11,30 @@ from experiments.files import read_object, write_json
 
 NAME = "config.json"
 VERSION = "version"
-"""Where the file names the version of the package that wrote it."""
+"""Key of the version of the package that wrote the file."""
 FREE = ("data_dir", "checkpoint_every", "devices", "divide_units")
-"""Fields that may differ where a run goes on: from where it reads, and on what it runs."""
+"""Fields that may differ when a run is continued: the place of its data, and its devices."""
 
 
 def write_config(directory: Path, config: Config, **more: Any) -> None:
-    """Writes a configuration, and what else a command was asked for, with the version."""
+    """Writes a configuration, the further options of a command, and the version."""
     fields = {VERSION: metadata.version("nmnc_jax"), **config.fields(), **more}
     write_json(directory / NAME, fields)
 
 
 def read_config(directory: Path, *more: str) -> tuple[Config, dict[str, Any]] | None:
-    """Reads what `write_config` has written; None where there is nothing.
+    """Reads the file that `write_config` has written.
 
     Args:
-        directory: of the run.
-        *more: what else the command writes; other names are refused.
+        directory: directory of the run.
+        *more: names of the further options that the command writes; other names are an error.
 
     Returns:
-        The configuration, with the defaults of fields that it does not name, and the rest.
+        The configuration, with defaults for missing fields, and the further options; None if there
+        is no file.
 
     Raises:
-        UserError: if it is damaged, of an older layout, or of another command.
+        UserError: if the file is damaged, has an older layout, or belongs to another command.
     """
     path = directory / NAME
     if not path.exists():
@@ -44,8 +45,8 @@ def read_config(directory: Path, *more: str) -> tuple[Config, dict[str, Any]] | 
     if not isinstance(there, str) or _layout(there) != _layout(here):
         named = f"nmnc_jax {there}" if there else "a version of nmnc_jax before 0.2.0"
         raise UserError(
-            f"{path} was written by {named}, and this is {here}, which cannot go on with it; use "
-            "the version that wrote it, or begin anew"
+            f"{path} was written by {named}, and this is {here}, which cannot continue it; use the "
+            "version that wrote it, or start a new run"
         )
     rest = {name: fields.pop(name) for name in more if name in fields}
     try:
@@ -58,17 +59,18 @@ def read_config(directory: Path, *more: str) -> tuple[Config, dict[str, Any]] | 
 def same_config(
     directory: Path | None, config: Config, kind: str = "run", free: Sequence[str] = (), **more: Any
 ) -> bool:
-    """Whether a directory holds what was begun with this configuration, and can go on.
+    """Returns whether a directory contains a run with this configuration that can be continued.
 
     Args:
-        directory: its place.
+        directory: the directory.
         config: the configuration.
-        kind: of what it is, for the error.
-        free: what else the command writes.
-        **more: what else it was asked for, which must be the same.
+        kind: kind of the results, for the error.
+        free: names of further options that may differ.
+        **more: further options that must be the same.
 
     Raises:
-        UserError: if it was begun with another; it names a field.
+        UserError: if the directory contains a run with another configuration. The message names a
+            field that differs.
     """
     found = directory and read_config(directory, *free, *more)
     if not found:
@@ -84,5 +86,5 @@ def same_config(
 
 
 def _layout(version: str) -> list[str]:
-    """The part of a version in which the layout of files may change."""
+    """Returns the part of a version that determines the layout of files."""
     return version.split(".")[:2]

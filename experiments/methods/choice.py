@@ -1,4 +1,4 @@
-"""The method that a configuration names: whether it fits, how it is built, what it costs."""
+"""Checks, builds and costs the method that a configuration names."""
 
 from experiments.configuration import Config
 from experiments.errors import UserError
@@ -10,10 +10,10 @@ ALIASES = {"direct_feedback_alignment": "dfa"}
 
 
 def check_method(name: str) -> str:
-    """Returns a method's name as listed.
+    """Returns a method's name in the table.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if the table has no such method.
     """
     name = ALIASES.get(name, name)
     if name not in TABLE:
@@ -22,10 +22,10 @@ def check_method(name: str) -> str:
 
 
 def checked(config: Config) -> Config:
-    """Returns a configuration whose network and method fit, with the method's name as listed.
+    """Checks that network and method fit, and returns the configuration with the method's name.
 
     Raises:
-        UserError: naming the method and what it takes.
+        UserError: if the method does not take the network.
     """
     name, model = check_method(config.method.estimator), config.model
     entry = TABLE[name]
@@ -38,14 +38,14 @@ def checked(config: Config) -> Config:
         )
     if entry.subspace == "jacobian" and (model.is_recurrent or model.name == "transformer"):
         raise UserError(
-            f"estimator is {name!r}, which takes one Jacobian for all time; {model.name} has one "
-            "for each pair of time steps"
+            f"estimator is {name!r}, which takes one Jacobian for all time steps; {model.name} has "
+            "one for each pair of time steps"
         )
     return config.replace(estimator=name)
 
 
 def readout_of(config: Config) -> str | None:
-    """The readout with which a method's model is to be checked; "" where it needs no check."""
+    """Returns the readout with which the model is checked; "" if it needs no check."""
     return TABLE[check_method(config.method.estimator)].readout
 
 
@@ -55,9 +55,10 @@ def build_estimator(setting: Setting) -> Estimator:
 
 
 def forward_passes(config: Config, taps: int) -> float:
-    """Passes of one step: backward ones to activity or weights, and each probe's, count as one.
+    """Returns the number of passes of one step.
 
-    What a control is given of the exact Jacobian costs it nothing here.
+    A backward pass to activity, a backward pass to weights and the pass of a probe count as one
+    each. The exact Jacobian that some controls use is not counted.
     """
     cost = TABLE[check_method(config.method.estimator)].cost
     if cost in ("backprop", "local", "weights"):

@@ -1,4 +1,4 @@
-"""Controls that are no methods of their own: noise correlation with bases moved in other ways."""
+"""Control methods for experiments: noise correlation with exact or differently moved parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +23,13 @@ Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
 
 
 def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) -> Estimator:
-    """Moves the bases of noise correlation from outside, every so many steps.
+    """Returns an estimator whose state is moved by a given function at an interval.
 
     Args:
-        move: state, parameters and batch to the state with other bases.
-        estimator: noise correlation whose bases would not move.
-        every: steps between two moves.
-        at_start: whether init moves them too.
+        move: function of state, parameters and batch that returns the moved state.
+        estimator: noise correlation whose bases do not move otherwise.
+        every: number of steps between two moves.
+        at_start: whether init also moves the state.
     """
 
     def init(
@@ -62,9 +62,9 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
 
 
 def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
-    """Follows the activity, but leaves the feedback's coordinates as they are.
+    """Returns a move that updates the bases but does not rotate the feedback's coordinates.
 
-    It shows what the rotation is for: the coordinates then stand for other directions.
+    It shows why the rotation is needed: without it the coordinates belong to other directions.
     """
     update = subspace.update
     assert update is not None
@@ -80,9 +80,10 @@ def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
 
 
 def exact_feedback(apply_fn: ApplyFn) -> Move:
-    """Replaces the feedback by the batch's exact mean Jacobian: what probes could measure at best.
+    """Returns a move that replaces the feedback by the batch's exact mean Jacobian.
 
-    In a manifold it is the part inside: what is lost then is the bias, without any noise.
+    This is the best that probes could measure. In a manifold the feedback is the part of the
+    Jacobian inside it, so that the error is the bias without noise.
     """
 
     def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
@@ -99,10 +100,10 @@ def exact_feedback(apply_fn: ApplyFn) -> Move:
 
 
 def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
-    """Backpropagation of which nothing goes back through the recurrent weights.
+    """Returns backpropagation without the path through the recurrent weights.
 
-    Errors of a time step reach its rates by the readout's weights, and earlier time steps by the
-    leak or the gates alone. It takes a network of `nmnc_jax.models.recurrent`.
+    The error of a time step reaches its rates by the output weights, and earlier time steps only by
+    the leak or the gates. The model is a network of `nmnc_jax.models.recurrent`.
     """
 
     def estimate(
@@ -142,7 +143,7 @@ def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
 
 
 def jacobian_rows(apply_fn: ApplyFn) -> Move:
-    """Spans the rows of the batch's exact mean Jacobian: the best subspace of its dimension."""
+    """Returns a move to the best subspace: the span of the batch's exact mean Jacobian's rows."""
 
     def move(state: NoiseCorrelationState, params: Params, batch: Batch) -> NoiseCorrelationState:
         jacobians = exact_jacobian(apply_fn, params, batch[0])

@@ -1,4 +1,4 @@
-"""What is known of a method, and where its settings are searched."""
+"""The entry of a method in the table, with the ranges in which its settings are searched."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from nmnc_jax import Estimator
 
 
 class Range(NamedTuple):
-    """Where a setting is searched, evenly in logarithms.
+    """The range in which a setting is searched, uniformly in its logarithm.
 
     Attributes:
-        low: the least.
-        high: the greatest.
-        whole: whether it is a whole number.
-        below_one: whether it is what the setting is short of 1.
+        low: smallest value.
+        high: largest value.
+        whole: whether the value is a whole number.
+        below_one: whether the setting is 1 minus the value.
     """
 
     low: float
@@ -23,7 +23,7 @@ class Range(NamedTuple):
     below_one: bool = False
 
     def at(self, place: float) -> float:
-        """Returns the value at a place in [0, 1)."""
+        """Returns the value at a relative position in [0, 1)."""
         value = self.low * (self.high / self.low) ** place
         if self.below_one:
             return round(1 - value, 3)
@@ -46,21 +46,21 @@ class Entry(NamedTuple):
     """One method.
 
     Attributes:
-        summary: what it is, in a few words.
-        build: makes its estimator.
-        cost: what a step costs: "backprop", "weights" (pairs of passes), "local" (no probes),
-            "learned" (probes when the feedback is due), "mirrored" (of each layer by itself, its
-            response and its weights' gradient) or "probed" (probes in every step).
-        colour: in figures.
-        readout: as `nmnc_jax.check_model` takes it; "" where nothing is assumed of the model.
-        subspace: what is perturbed: "all" directions, the "manifold", "random" ones or those of the
-            exact "jacobian".
-        recurrent: whether it takes a recurrent network.
-        space: its settings, and where they are searched.
-        needs: what it takes of the network and the loss, beside the derivative of each stage.
-        control: whether only experiments use it.
-        loses: share of itself that each weight loses in an update of the optimiser, where the
-            method takes that of it.
+        summary: description in a few words.
+        build: function of a `Setting` that returns the estimator.
+        cost: kind of cost of a step: "backprop", "weights" (pairs of passes), "local" (no probes),
+            "learned" (probes when the feedback is due), "mirrored" (the response and the weight
+            gradient of each layer separately) or "probed" (probes in every step).
+        colour: colour in figures.
+        readout: readout for `nmnc_jax.check_model`; "" if the method assumes nothing of the model.
+        subspace: perturbed directions: "all", the "manifold", "random" ones or those of the exact
+            "jacobian".
+        recurrent: whether the method requires a recurrent network.
+        space: name to range of the settings that are searched.
+        needs: what the method requires of network and loss, besides the derivative of each stage.
+        control: whether the method is only a control for experiments.
+        loses: share of each weight that the optimiser removes in an update, if the method requires
+            it.
     """
 
     summary: str

@@ -1,4 +1,4 @@
-"""What methods are built from, and what several of them share."""
+"""The setting from which methods are built, and the parts that several methods share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from nmnc_jax.types import ApplyFn, LossFn
 
 
 class Setting(NamedTuple):
-    """What methods are built from.
+    """The arguments from which methods are built.
 
     Attributes:
-        config: names the method and its settings.
+        config: configuration with the method and its settings.
         apply_fn: the model.
         loss_fn: the loss of each example.
         shapes: the model's taps.
         outputs: number of outputs per example.
-        report: what was found of the model; None where the method assumes nothing of it.
-        divide: divides the work on the components over devices.
+        report: the report on the model; None if the method assumes nothing of it.
+        divide: function that divides the work on a subspace over devices.
     """
 
     config: Config
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
     @property
     def causal(self) -> dict[str, bool] | None:
-        """Tap name to whether responses follow its time; None: tried at init."""
+        """Tap name to whether responses follow its time; None if it is tried at init."""
         return None if self.report is None else self.report.causal
 
     @property
@@ -73,7 +73,7 @@ class Setting(NamedTuple):
         return self.divide(components)
 
     def with_feedback(self, subspace: nmnc_jax.Subspace, readout: str | None = None) -> Estimator:
-        """Noise correlation with learned feedback."""
+        """Returns noise correlation with learned feedback."""
         config = self.config
         feedback = nmnc_jax.learned_feedback(
             config.method.feedback_decay, update_every=config.method.update_every
@@ -89,7 +89,11 @@ class Setting(NamedTuple):
         )
 
     def with_mirrors(self, rank: int | None) -> Estimator:
-        """Mirrors of all linear layers; with a rank in the manifold, where probes are too few."""
+        """Returns mirrors of all linear layers, which use the manifold if probes are too few.
+
+        Args:
+            rank: dimension of the manifold; None for isotropic noise.
+        """
         config, ranks = self.config, None
         if rank is not None:
             assert self.report is not None
@@ -111,7 +115,7 @@ class Setting(NamedTuple):
         )
 
     def with_exact_feedback(self, subspace: nmnc_jax.Subspace) -> Estimator:
-        """The exact mean Jacobian in the place of what probes measure."""
+        """Returns noise correlation with the exact mean Jacobian as feedback."""
         replaced = nmnc_jax.noise_correlation(
             self.apply_fn,
             self.loss_fn,
@@ -123,7 +127,7 @@ class Setting(NamedTuple):
         return moved_by(exact_feedback(self.apply_fn), replaced, every=1, at_start=True)
 
     def by_loss(self, method: str, **settings: Any) -> Estimator:
-        """A method of the library that correlates with the loss, with a probe in every row."""
+        """Returns a method of the library that correlates with the loss."""
         return nmnc_jax.METHODS[method](self.apply_fn, self.loss_fn, causal=self.causal, **settings)
 
     @property
@@ -133,7 +137,7 @@ class Setting(NamedTuple):
 
 
 def with_mirrored_layers(apply_fn: ApplyFn) -> ApplyFn:
-    """A Linen model with its own taps, whose linear layers are marked for mirrors."""
+    """Returns a tapped Linen model whose linear layers are also marked for mirrors."""
 
     def mirrored(params: Any, inputs: Any, tap: Any = nmnc_jax.no_tap) -> Any:
         return mirror_layers(lambda p, x: apply_fn(p, x, tap))(params, inputs, tap)

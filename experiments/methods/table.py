@@ -1,4 +1,4 @@
-"""Every method a configuration can name, with all that is known of it, in one table."""
+"""The table of all methods that a configuration can name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _unrotated(setting: Setting) -> Estimator:
 
 
 def _oracle(setting: Setting) -> Estimator:
-    # A mean Jacobian of o rows spans no more directions.
+    # A mean Jacobian of o rows spans at most o directions.
     rank = {name: min(units, setting.outputs) for name, units in setting.rank.items()}
     return moved_by(
         jacobian_rows(setting.apply_fn),
@@ -47,7 +47,7 @@ def _seeded(method: str) -> Callable[[Setting], Estimator]:
 
 
 FORGOTTEN = 3e-3
-"""Share that a weight loses in an update, so that a few hundred bring mirrors near to weights."""
+"""Share of a weight that an update removes, so that mirrors approach weights in a few hundred."""
 
 TABLE: dict[str, Entry] = {
     "backprop": Entry(
@@ -74,7 +74,7 @@ TABLE: dict[str, Entry] = {
         needs=BY_OUTPUTS,
     ),
     "nmnc": Entry(
-        "the same in the neural manifold",
+        "noise in the neural manifold, correlated with the outputs",
         lambda s: s.with_feedback(s.components),
         "learned",
         "tab:red",
@@ -84,7 +84,7 @@ TABLE: dict[str, Entry] = {
         needs=BY_OUTPUTS,
     ),
     "nmnc_unrotated": Entry(
-        "the basis moves, the feedback does not turn with it",
+        "nmnc without rotation of the feedback when the basis moves",
         _unrotated,
         "learned",
         "salmon",
@@ -93,7 +93,7 @@ TABLE: dict[str, Entry] = {
         control=True,
     ),
     "random_subspace": Entry(
-        "in random directions, as many as the manifold has",
+        "nmnc in a random subspace of the manifold's dimension",
         lambda s: s.with_feedback(nmnc_jax.random_subspace(s.rank, seed=s.config.run.seed)),
         "learned",
         "tab:green",
@@ -104,7 +104,7 @@ TABLE: dict[str, Entry] = {
         control=True,
     ),
     "oracle_subspace": Entry(
-        "in the rows of the exact mean Jacobian",
+        "nmnc in the rows of the exact mean Jacobian",
         _oracle,
         "learned",
         "gold",
@@ -113,7 +113,7 @@ TABLE: dict[str, Entry] = {
         control=True,
     ),
     "exact_feedback": Entry(
-        "that Jacobian in the probes' place",
+        "the exact mean Jacobian as feedback",
         lambda s: s.with_exact_feedback(nmnc_jax.isotropic()),
         "local",
         "slateblue",
@@ -121,7 +121,7 @@ TABLE: dict[str, Entry] = {
         control=True,
     ),
     "exact_feedback_manifold": Entry(
-        "its part in the manifold",
+        "the part of the exact mean Jacobian in the manifold as feedback",
         lambda s: s.with_exact_feedback(s.components),
         "local",
         "orchid",
@@ -137,7 +137,7 @@ TABLE: dict[str, Entry] = {
         needs=BY_LOSS,
     ),
     "node_perturbation_manifold": Entry(
-        "the same in the manifold",
+        "noise in the manifold, correlated with the loss",
         lambda s: s.by_loss("node_perturbation", probe=s.every_row, rank=s.rank),
         "probed",
         "tab:brown",
@@ -184,7 +184,7 @@ TABLE: dict[str, Entry] = {
         needs=BY_LAYERS,
     ),
     "weight_mirror_manifold": Entry(
-        "the same in the manifold",
+        "noise in the manifold, correlated with the next linear stage",
         lambda s: s.with_feedback(s.components, "next"),
         "learned",
         "tab:pink",
@@ -194,7 +194,7 @@ TABLE: dict[str, Entry] = {
         needs=BY_LAYERS,
     ),
     "mirror": Entry(
-        "weight mirrors in the form of the layers' own weights",
+        "weight mirrors in the form of the layers' weights",
         lambda s: s.with_mirrors(None),
         "mirrored",
         "deepskyblue",
@@ -203,7 +203,7 @@ TABLE: dict[str, Entry] = {
         needs=BY_LAYERS,
     ),
     "mirror_manifold": Entry(
-        "the same, where probes are too few in the manifold of a layer's input",
+        "mirror, in the manifold of a layer's input if probes are too few",
         lambda s: s.with_mirrors(s.config.method.rank),
         "mirrored",
         "navy",
@@ -249,7 +249,7 @@ TABLE: dict[str, Entry] = {
         loses=FORGOTTEN,
     ),
     "one_step": Entry(
-        "recurrent networks: no credit goes back through the recurrent weights",
+        "recurrent networks: backpropagation without the path through the recurrent weights",
         lambda s: one_step(s.apply_fn, s.loss_fn),
         "local",
         "teal",

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: written while training goes on, whole or not at all; checked when read."""
+"""Checkpoints by Orbax, which are written atomically during training and checked when read."""
 
 import hashlib
 import json
@@ -20,18 +20,18 @@ MANIFESTS = "manifests"
 class Checkpoints:
     """The last checkpoints of a run, in one directory.
 
-    Each has a manifest of its files' sha256, written when Orbax has put the whole in place. One
-    without a manifest, or whose files differ from it, is damaged: it is moved aside, told, and the
-    one before is used.
+    Each checkpoint has a manifest with the sha256 of its files, which is written after Orbax has
+    finished. A checkpoint without a manifest, or whose files differ from it, is damaged: it is
+    reported and moved aside, and the checkpoint before it is used.
 
     Args:
-        directory: for the checkpoints alone; made where it is missing.
-        tell: called with a line for each checkpoint that is damaged.
+        directory: directory for only the checkpoints; it is made if it does not exist.
+        report: function that is called with a line for each damaged checkpoint.
     """
 
-    def __init__(self, directory: Path, tell: Callable[[str], None]):
+    def __init__(self, directory: Path, report: Callable[[str], None]):
         self._directory = directory.resolve()
-        self._tell = tell
+        self._report = report
         self._manifests = self._directory / MANIFESTS
         if jax.process_index() == 0:
             self._manifests.mkdir(parents=True, exist_ok=True)
@@ -46,13 +46,13 @@ class Checkpoints:
         return ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
 
     def save(self, step: int, tree: Any) -> None:
-        """Begins to write a checkpoint; the tree's arrays may be donated as soon as it returns."""
+        """Starts writing a checkpoint; the tree's arrays may be donated when it has returned."""
         self._wait()
         self._manager.save(step, args=ocp.args.StandardSave(_named(tree)), force=True)
         self._sealing = self._thread.submit(self._seal)
 
     def _wait(self) -> None:
-        """Waits until the last checkpoint is written; raises what stood in its way."""
+        """Waits until the last checkpoint is written, and raises its errors."""
         if self._sealing is not None:
             self._sealing.result()
 
@@ -62,30 +62,30 @@ class Checkpoints:
             self._list_files()
 
     def restore(self, template: Any) -> tuple[int, Any] | None:
-        """Reads the last checkpoint that is whole.
+        """Reads the last checkpoint that is not damaged.
 
         Args:
             template: the tree's shapes, dtypes and shardings.
 
         Returns:
-            Its step and the tree, or None where there is none.
+            The step and the tree, or None if there is no checkpoint.
 
         Raises:
-            UserError: if it holds another tree.
+            UserError: if the checkpoint contains another tree.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             damage = self._damage(step)
             _together(f"checked {step}")
             if damage is None:
                 return step, self._read(step, template)
-            self._tell(f"checkpoint {step} is damaged ({damage}); looking for the one before it")
+            self._report(f"checkpoint {step} is damaged ({damage}); trying the one before it")
             if jax.process_index() == 0:
                 self._move_aside(step)
             _together(f"moved {step}")
         return None
 
     def _read(self, step: int, template: Any) -> Any:
-        # Opened anew, so that it knows nothing of what was moved aside.
+        # A new manager does not list the checkpoints that were moved aside.
         self._manager = self._open()
         named = _named(template)
         wanted = {name: tuple(leaf.shape) for name, leaf in named.items()}
@@ -101,10 +101,10 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), [restored[name] for name in named])
 
     def _damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint."""
+        """Returns what is wrong with a checkpoint, or None."""
         manifest = self._manifests / f"{step}.json"
         if not manifest.exists():
-            return "it has no manifest: its writing was interrupted"
+            return "it has no manifest, because writing was interrupted"
         try:
             listed = read_object(manifest)
         except UserError:
@@ -121,7 +121,7 @@ class Checkpoints:
         (self._manifests / f"{step}.json").unlink(missing_ok=True)
 
     def _list_files(self) -> None:
-        """Writes the manifests of checkpoints that are whole, and drops those of removed ones."""
+        """Writes the manifests of complete checkpoints, and removes those of removed ones."""
         whole = {path.name for path in self._directory.iterdir() if path.name.isdecimal()}
         listed = {path.stem for path in self._manifests.glob("*.json")}
         for step in whole - listed:
@@ -138,7 +138,7 @@ class Checkpoints:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by their path: Orbax then sees neither NamedTuples nor empty nodes."""
+    """Returns path to leaf, so that Orbax is given neither NamedTuples nor empty nodes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
@@ -153,7 +153,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _together(name: str) -> None:
-    """Waits for the other processes, where there are any."""
+    """Waits for the other processes, if there are any."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

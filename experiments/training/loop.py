@@ -1,4 +1,4 @@
-"""The training loop, top to bottom."""
+"""The training loop."""
 
 import signal
 import time
@@ -23,7 +23,7 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
     """Trains a network without measuring it.
 
     Yields:
-        ``(step, params)`` at each stage, in their order; the next step takes the parameters away.
+        ``(step, params)`` at each stage, in order; the next step donates the parameters.
     """
     trainer, run = make_trainer(config, data), config.run
     state = begin(trainer, config)
@@ -43,9 +43,9 @@ def through_training(config: Config, data: Dataset, stages: Collection[int]) -> 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[int], bool]]:
-    """Gives a function of the step: whether SIGTERM, or SIGINT, has come to any process.
+    """Yields a function of the step that returns whether a process was sent SIGTERM or SIGINT.
 
-    SIGINT (Ctrl-C) is taken as SIGTERM the first time; a second one ends the process at once.
+    The first SIGINT (Ctrl-C) is treated as SIGTERM; a second one ends the process at once.
     """
     before = signal.getsignal(signal.SIGINT)
 
@@ -63,7 +63,7 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
 
 @contextmanager
 def _asked_to_terminate() -> Iterator[Callable[[int], bool]]:
-    """The same of SIGTERM alone."""
+    """Yields the same function for SIGTERM only."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -92,17 +92,17 @@ def train(
     """Trains one network.
 
     Args:
-        trainer: the run's functions.
-        config: the run.
-        data: its data set.
-        report: called with each measurement, first before any step.
-        checkpoints: where to save, and where to go on from if there is one.
+        trainer: the functions of the run.
+        config: the configuration of the run.
+        data: the data set.
+        report: function that is called with each measurement, the first before any step.
+        checkpoints: checkpoints to which the run is saved and from which it is continued.
 
     Returns:
         The summary: estimator, test accuracy, steps, seconds, milliseconds per step, probes.
 
     Raises:
-        Diverged: if the loss is no longer finite; it names the step.
+        Diverged: if the loss is no longer finite. The message names the step.
         Stopped: on SIGTERM or SIGINT, after saving.
     """
     run = config.run
@@ -136,7 +136,7 @@ def train(
                 for place, loss in enumerate(interval):
                     if not np.isfinite(loss):
                         at = step - len(interval) + place
-                        raise Diverged(f"the loss is {loss} at step {at}; stopped there")
+                        raise Diverged(f"the loss is {loss} at step {at}; the run was stopped")
                 measured = trainer.measure(state, jax.random.fold_in(measure_key, step), batch)
                 record = {
                     "step": step,
@@ -151,7 +151,7 @@ def train(
                 now = jax.random.fold_in(step_key, step)
                 state, loss = trainer.step(state, now, batch, due=trainer.due(step))
                 losses.append(loss)
-    # The first interval holds the compilation.
+    # The first interval includes the compilation.
     typical = float(np.median(step_times[1:] or step_times or [np.nan]))
     return {
         "estimator": config.method.estimator,

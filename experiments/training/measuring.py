@@ -1,4 +1,4 @@
-"""What is measured of a network in training: its tests, and its credit beside the exact one."""
+"""Measurements during training: tests, and the comparison of credit with the exact credit."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,22 +20,22 @@ from nmnc_jax.subspace import Manifold
 from nmnc_jax.types import ApplyFn, Array, Batch, Estimator, LossFn
 
 CHUNK = 256
-"""Examples per pass when a network is tested, or credit compared with the exact credit."""
+"""Examples per pass when a network is tested, or its credit is compared with the exact credit."""
 MANY = 100
-"""Classes from which on a network is also tested by its five likeliest."""
+"""Number of classes from which the accuracy among the five most likely classes is also tested."""
 NOTHING = -1
-"""Targets of what is no example: no class, and no mask of a trial."""
+"""Target of padding, which is neither a class nor the mask of a trial."""
 
 
 def tests(
     apply_fn: ApplyFn, data: Dataset, devices: Devices, ready: Callable[[Batch], Batch]
 ) -> tuple[Callable[[Any, Batch], Array], Callable[[Any], dict[str, float]]]:
-    """Builds the tests of a network.
+    """Returns the tests of a network.
 
     Returns:
-        The test of one batch, ``(params, batch)``: right answers, losses and, where there are many
-        classes, right answers among five, each summed; and that of the test set, ``params`` to the
-        means by name.
+        The test of one batch, a function of ``(params, batch)`` that returns the sums of correct
+        answers, of losses and, if there are many classes, of correct answers among five; and the
+        test of the test set, a function of ``params`` that returns the means by name.
     """
     measures = {"test_accuracy": data.correct, "test_loss": data.loss}
     if data.loss is class_loss and data.outputs >= MANY:
@@ -61,7 +61,7 @@ def tests(
 
 
 def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
-    """All test examples; the last batch is filled up with ones whose targets are `NOTHING`."""
+    """Yields all test examples; the last batch is padded with examples of target `NOTHING`."""
     size = devices.size(min(CHUNK, data.test_size))
 
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def _test_batches(data: Dataset, devices: Devices) -> Iterator[Batch]:
 
 
 def chosen_ranks(memory: Any) -> dict[str, dict[str, Array]]:
-    """Number of components kept at each tap, where an estimator chooses it on the run itself."""
+    """Returns the number of perturbed components of each tap, if training chooses it."""
     taps = memory.subspace if isinstance(memory, NoiseCorrelationState) else {}
     ranks = {
         name: tap.kept.sum()
@@ -98,10 +98,10 @@ def comparison(
     estimator: Estimator,
     ready: Callable[[Batch], Batch],
 ) -> Callable[..., dict[str, Any]]:
-    """Builds the comparison of a method with the exact gradient of a large fixed batch.
+    """Returns a function that compares a method with the exact gradient of a large fixed batch.
 
-    The large batch is taken chunk by chunk, in Python: on CPU the weight gradients of 2,048
-    examples at once take several times as long, and those inside a compiled loop ten times.
+    A loop in Python runs over chunks of the large batch: on CPU the weight gradients of 2,048
+    examples at once take several times as long, and those in a compiled loop ten times as long.
     """
 
     @jax.jit

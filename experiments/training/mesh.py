@@ -1,4 +1,4 @@
-"""Devices as a mesh, and where everything is on it."""
+"""The mesh of devices, and the shardings of arrays on it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,23 +24,23 @@ class Devices(NamedTuple):
 
     @property
     def replicated(self) -> NamedSharding:
-        """On every device the whole."""
+        """The sharding of arrays that every device holds completely."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def size(self, wanted: int) -> int:
-        """The largest number of examples up to `wanted` that divides among the devices."""
+        """Returns the largest multiple of the number of devices up to `wanted`, or that number."""
         axis = self.mesh.shape["data"]
         return max(wanted // axis, 1) * axis
 
     def rows(self, batch: int) -> np.ndarray:
-        """The rows of each batch that this process reads.
+        """Returns the rows of each batch that this process reads.
 
         Raises:
             UserError: if the batch does not divide among the devices.
         """
         axis = self.mesh.shape["data"]
         if batch % axis:
-            raise UserError(f"batch is {batch}; it takes a multiple of the {axis} devices it is on")
+            raise UserError(f"batch is {batch}; it takes a multiple of the {axis} devices")
         places = self._divided.addressable_devices_indices_map((batch,)).values()
         return np.unique(np.concatenate([np.arange(batch)[place] for place in places if place]))
 
@@ -49,7 +49,7 @@ class Devices(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     def shapes(self, examples: Examples, count: int) -> Batch:
-        """The shapes of a batch of such examples, for a program that is only compiled."""
+        """Returns the shapes of a batch of such examples, for a program that is only compiled."""
         where = self.of_batch(count)
         inputs, targets = (
             jax.ShapeDtypeStruct((count, *part.shape[1:]), part.dtype, sharding=where)
@@ -58,7 +58,7 @@ class Devices(NamedTuple):
         return inputs, targets
 
     def place(self, batch: int, examples: Examples) -> Batch:
-        """Joins what each process has read of a batch to one array over all devices."""
+        """Joins the parts of a batch that each process has read in arrays over all devices."""
         return self._joined(self._divided, batch, examples)
 
     def _joined(self, where: NamedSharding, count: int, examples: Examples) -> Batch:
@@ -69,32 +69,32 @@ class Devices(NamedTuple):
         return inputs, targets
 
     def gather(self, read: Callable[[np.ndarray], Examples], indices: np.ndarray) -> Batch:
-        """A batch of chosen examples, of which each process reads its own rows."""
+        """Returns a batch of the chosen examples, of which each process reads its rows."""
         return self.place(len(indices), read(indices[self.rows(len(indices))]))
 
     def of_batch(self, count: int) -> NamedSharding:
-        """Where a batch of any size is: divided, or whole on every device where it does not."""
+        """Returns the sharding of a batch: divided if its size allows, else replicated."""
         return self.replicated if count % self.mesh.shape["data"] else self._divided
 
     def any_size(self, examples: Examples) -> Batch:
-        """Examples that every process has read, as a batch of any size."""
+        """Returns a batch of any size from examples that every process has read."""
         count = len(examples[1])
         return self._joined(self.of_batch(count), count, examples)
 
     def estimator_state(self, state: Any, shapes: dict[str, TapShape], divide: bool) -> Any:
-        """Shardings of an estimator's state.
+        """Returns the shardings of an estimator's state.
 
         Args:
-            state: its shape, as of `jax.eval_shape`.
+            state: the shapes of the state, as from `jax.eval_shape`.
             shapes: the model's taps.
-            divide: whether the bases' and the feedback's unit axes are divided over `data`, for
-                taps too wide to be held whole by every device; otherwise all is replicated.
+            divide: whether the unit axes of bases and feedback are divided over `data`, for taps
+                that are too wide for one device; otherwise everything is replicated.
         """
         if not (divide and isinstance(state, NoiseCorrelationState)):
             return jax.tree.map(lambda leaf: self.replicated, state)
 
         def over_units(name: str) -> Callable[[Any], NamedSharding]:
-            # A mirror has the form of its layer's weights, and is replicated as they are.
+            # A mirror has the form of the weights of its layer, and is replicated like them.
             if name not in shapes:
                 return lambda leaf: self.replicated
             return lambda leaf: self.by_units(leaf, shapes[name].units)
@@ -106,7 +106,10 @@ class Devices(NamedTuple):
         return state._replace(step=self.replicated, subspace=by_tap[0], feedback=by_tap[1])
 
     def by_units(self, leaf: Any, units: int) -> NamedSharding:
-        """Divides an array's axis of units over the devices, where it has one that divides."""
+        """Returns the sharding that divides an array's axis of units over the devices.
+
+        An array without such an axis, or whose units do not divide evenly, is replicated.
+        """
         axis = self.mesh.shape["data"]
         divided = [size == units and units % axis == 0 for size in leaf.shape]
         at = divided.index(True) if any(divided) else None
@@ -116,8 +119,8 @@ class Devices(NamedTuple):
     def divide_updates(self, subspace: Subspace) -> Subspace:
         """Divides the work on a subspace over the devices, by units.
 
-        The activity goes from device to device once, as it is divided by examples. Besides, Gram
-        matrices are summed, and the new basis is gathered where every device holds it whole.
+        The activity, which is divided by examples, is exchanged once between devices. In addition,
+        Gram matrices are summed, and the new basis is gathered if every device holds all of it.
         """
         if self.mesh.size == 1:
             return subspace
@@ -140,21 +143,22 @@ class Devices(NamedTuple):
         return subspace._replace(init=init, update=subspace.update and update)
 
 
-def make_devices(config: Config, there: Sequence[Any] | None = None) -> Devices:
-    """Lays out the devices that a configuration asks for; without, all there are.
+def make_devices(config: Config, available: Sequence[Any] | None = None) -> Devices:
+    """Makes a mesh of the number of devices that a configuration names; 0 uses all.
 
     Args:
-        config: asks for a number of them.
-        there: those that there are; None: this host's.
+        config: the configuration.
+        available: the devices to choose from; None for those of this host.
 
     Raises:
-        UserError: if there are fewer.
+        UserError: if there are fewer devices.
     """
-    there = there or jax.devices()
-    count = config.run.devices or len(there)
-    if count > len(there):
-        raise UserError(f"devices is {count}; there are {len(there)}")
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=there[:count])
+    available = available or jax.devices()
+    count = config.run.devices or len(available)
+    if count > len(available):
+        raise UserError(f"devices is {count}; there are {len(available)}")
+    devices = available[:count]
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Devices(mesh)
 
 
@@ -162,13 +166,13 @@ def divide_probes(estimator: Estimator, mesh: Mesh, axis: str = "probe") -> Esti
     """Divides the probes of an estimator over an axis of a mesh.
 
     Args:
-        estimator: with as many probes as each device of the axis is to run.
-        mesh: with that axis; the others are left to the compiler.
+        estimator: the estimator, whose number of probes is that of one device of the axis.
+        mesh: the mesh with that axis; the compiler handles the other axes.
         axis: name of the axis.
 
     Returns:
-        An estimator whose gradients and state are the means over the axis, each from a key of its
-        own.
+        An estimator whose gradients and state are the means over the axis; each device has a
+        different key.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -187,7 +191,7 @@ def divide_probes(estimator: Estimator, mesh: Mesh, axis: str = "probe") -> Esti
     def mean(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             return jax.lax.pmean(leaf, axis)
-        # A counter is the same on all devices; a flag holds where it holds on all.
+        # A counter is the same on all devices; a flag is set if it is set on all devices.
         return jax.lax.pmin(leaf.astype(jnp.int32), axis).astype(leaf.dtype)
 
     def estimate(

@@ -1,4 +1,4 @@
-"""The network of a run: built, and tried on a few examples before anything is compiled for it."""
+"""Builds the network of a run, and checks it on a few examples before training is compiled."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,10 +55,10 @@ def build_model(config: Config, outputs: int) -> nn.Module:
 
 @contextmanager
 def refusals(config: Config) -> Iterator[None]:
-    """Makes a mistake of the user's of what the network or the method refuses.
+    """Turns errors of the network or the method into user errors.
 
     Raises:
-        UserError: in one line, with the network, the data and the method.
+        UserError: if an error occurs. The message names the network, the data and the method.
     """
     try:
         yield
@@ -71,10 +71,10 @@ _REPORTS: dict[tuple[Any, ...], ModelReport] = {}
 
 
 def report_of(config: Config, model: nn.Module, data: Dataset) -> ModelReport | None:
-    """Checks the model on a few examples, before anything is compiled for it.
+    """Checks the model on a few examples, before training is compiled.
 
     Returns:
-        What was found; None where a method assumes nothing.
+        The report on the model; None if the method assumes nothing of it.
     """
     readout = readout_of(config)
     if readout == "":

@@ -1,4 +1,4 @@
-"""The optimiser of a run: one of Optax by name, with what is put around it."""
+"""The optimiser of a run, which is an optimiser of Optax with clipping, decay and a schedule."""
 
 import ast
 import inspect
@@ -23,13 +23,13 @@ DROPS = (1 / 3, 2 / 3, 8 / 9)
 def build_optimiser(config: Config) -> optax.GradientTransformation:
     """Builds the optimiser that a configuration describes.
 
-    Gradients are clipped; weights decay, if they have two axes at least: biases and the parameters
-    of norms do not. Optimisers with a weight decay of their own take it there, decoupled from the
-    gradient where they decouple it; for others it is added to the gradient. Where a method takes it
-    of the optimiser, weights lose a constant share of themselves besides.
+    Weight decay applies to parameters with at least two axes, and so not to biases and the
+    parameters of normalisations. An optimiser with an argument for weight decay is given it; for
+    others it is added to the gradient. If the method requires it, weights also lose a constant
+    share in each update.
 
     Raises:
-        UserError: naming the field, if Optax's function does not take a setting.
+        UserError: if the function of Optax does not take a setting.
     """
     chosen = config.optimiser
     make = getattr(optax, chosen.name)
@@ -48,7 +48,7 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
         before.append(optax.add_decayed_weights(chosen.weight_decay, mask=_decays))
     try:
         whole = optax.chain(*before, make(learning_rate_of(config), **settings), *after)
-        # Some settings are only read when there are gradients.
+        # Some settings are only read when the optimiser is given gradients.
         sample = {"weights": jnp.ones((2, 2))}
         jax.eval_shape(lambda p: whole.update(p, whole.init(p), p), sample)
     except (TypeError, ValueError, AttributeError) as error:
@@ -62,10 +62,10 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
 
 
 def learning_rate_of(config: Config) -> optax.Schedule:
-    """The learning rate by update: a linear warm-up to its peak, then the schedule.
+    """Returns the learning rate by update: a linear warm-up to its peak, then the schedule.
 
     Raises:
-        UserError: if the warm-up leaves no update.
+        UserError: if the warm-up is as long as the run.
     """
     chosen = config.optimiser
     updates, peak = config.run.steps // chosen.accumulate, chosen.learning_rate
@@ -87,10 +87,10 @@ def learning_rate_of(config: Config) -> optax.Schedule:
 
 
 def training_loss(config: Config, data: Dataset) -> LossFn:
-    """The loss that is trained: that of the data set, with its labels smoothed if asked for.
+    """Returns the loss for training, which is that of the data set with optional label smoothing.
 
     Raises:
-        UserError: if there are no labels.
+        UserError: if labels are to be smoothed and the data set has no classes.
     """
     smoothing = config.optimiser.label_smoothing
     if not smoothing:
@@ -112,8 +112,8 @@ def _decays(params: Params) -> Any:
 
 
 def _settings(chosen: Optimiser, takes: list[str]) -> dict[str, Any]:
-    """Reads ``NAME=VALUE`` for each argument of Optax's function but those with their own field."""
-    found = {}
+    """Reads ``NAME=VALUE`` for each argument of Optax's function that has no field of its own."""
+    settings = {}
     own = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
     free = [name for name in takes if name not in own]
     for setting in chosen.optimiser_settings:
@@ -124,11 +124,11 @@ def _settings(chosen: Optimiser, takes: list[str]) -> dict[str, Any]:
                 f"NAME=VALUE of {', '.join(free)}"
             )
         try:
-            found[name] = ast.literal_eval(value)
+            settings[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError):
-            found[name] = None
-        if not isinstance(found[name], int | float):
+            settings[name] = None
+        if not isinstance(settings[name], int | float):
             raise UserError(
                 f"optimiser_settings has {setting!r}; its value takes a number, True or False"
             )
-    return found
+    return settings

@@ -1,4 +1,4 @@
-"""Where a run is, and the network that a run has left."""
+"""The position of a run in its training, and the network that a run has trained."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ from experiments.training.trainer import Trainer, make_trainer
 
 
 class Position(NamedTuple):
-    """Where a run is, beside its step: all that it needs to go on as if it had never stopped.
+    """The position of a run, besides its step, from which it can be continued exactly.
 
     Attributes:
         state: the network, the optimiser and the estimator.
-        key: data of the key from which each step's is made.
-        losses: of the steps since the last measurement, the first places of an array.
-        seconds: spent so far.
+        key: data of the key from which the key of each step is made.
+        losses: losses of the steps since the last measurement, at the beginning of an array.
+        seconds: time spent so far.
     """
 
     state: TrainState
@@ -34,7 +34,7 @@ class Position(NamedTuple):
 def last_position(
     trainer: Trainer, config: Config, checkpoints: Checkpoints
 ) -> tuple[int, Position] | None:
-    """Reads the last whole checkpoint of a run: its step and position, or None without one."""
+    """Reads step and position from the last undamaged checkpoint; None if there is none."""
     template = position_of(config, trainer.template, jax.random.key(0), [], 0.0)
     return checkpoints.restore(template)
 
@@ -42,17 +42,17 @@ def last_position(
 def position_of(
     config: Config, state: TrainState, key: jax.Array, losses: list[Any], seconds: float
 ) -> Position:
-    """A position as it is saved."""
+    """Returns a position in the form in which it is saved."""
     kept = np.zeros(config.run.log_every, np.float32)
     kept[: len(losses)] = losses
     return Position(state, np.asarray(jax.random.key_data(key)), kept, np.array(seconds))
 
 
 def begin(trainer: Trainer, config: Config) -> TrainState:
-    """The state before the first step: a new network, or the one that the run `start` has left.
+    """Returns the state before the first step, with a new network or that of the run `start`.
 
     Raises:
-        UserError: if that is another network.
+        UserError: if the network of `start` has other parameters.
     """
     if not config.run.start:
         return trainer.init(config.run.seed)
@@ -70,13 +70,13 @@ def begin(trainer: Trainer, config: Config) -> TrainState:
 
 
 def trained_network(directory: Path) -> tuple[Config, Dataset, Any]:
-    """Reads what ``python -m experiments.train --out DIR`` has left.
+    """Reads the network that ``python -m experiments.train --out DIR`` has trained.
 
     Returns:
-        The run's configuration, its data set and the parameters of its last checkpoint.
+        The configuration of the run, its data set and the parameters of its last checkpoint.
 
     Raises:
-        UserError: if the directory holds no run or no checkpoint.
+        UserError: if the directory contains no run or no checkpoint.
     """
     found = read_config(directory)
     if found is None:

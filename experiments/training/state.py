@@ -1,4 +1,4 @@
-"""What a run remembers from step to step."""
+"""The state of a run between steps."""
 
 from typing import Any, NamedTuple
 
@@ -7,10 +7,10 @@ class TrainState(NamedTuple):
     """Everything that a step changes.
 
     Attributes:
-        params: parameters that are trained.
+        params: the trained parameters.
         optimiser: state of the optimiser.
         estimator: state of the method.
-        average: moving average of the parameters, where one is kept.
+        average: moving average of the parameters, or None.
     """
 
     params: Any
@@ -20,5 +20,5 @@ class TrainState(NamedTuple):
 
     @property
     def network(self) -> Any:
-        """Parameters that are tested and saved."""
+        """The parameters that are tested and saved."""
         return self.params if self.average is None else self.average

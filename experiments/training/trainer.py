@@ -1,4 +1,4 @@
-"""What a run is made of: its network, its method, and the functions that train and measure it."""
+"""Builds the functions that train and measure the network of a run."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,21 +22,21 @@ from nmnc_jax.types import Array, Batch, Due, Estimator
 
 
 class Trainer(NamedTuple):
-    """The functions of a run: pure, compiled once, and the same for every seed.
+    """The functions of a run, which are pure, compiled once, and the same for every seed.
 
     Attributes:
-        init: seed, and parameters unless they are to be drawn, to `TrainState`.
+        init: ``init(seed, params=None) -> TrainState``; parameters are drawn unless given.
         step: ``step(state, key, batch, due=None) -> (state, loss)``; donates the state.
-        due: the estimator's schedule: number of a step to the static argument `due`.
-        measure: ``measure(state, key, batch) -> dict``: accuracies, alignments, ranks that were
-            chosen; training accuracy and exact credit are those of a large fixed batch.
-        template: the state's shapes and where its arrays lie.
-        devices: what it runs on.
-        start: ``start(key, batch, params=None) -> TrainState``, the program behind `init` for the
-            configuration's own seed.
-        test: ``test(params) -> dict``: accuracies and loss of the test set.
-        tested: ``tested(params, batch)``: right answers, losses and, where there are many classes,
-            right answers among five, each summed.
+        due: the estimator's schedule, ``due(step) -> Due``.
+        measure: ``measure(state, key, batch) -> dict`` of accuracies, alignments and chosen ranks.
+            Training accuracy and exact credit are measured on a large fixed batch.
+        template: shapes and shardings of the state.
+        devices: the devices of the run.
+        start: ``start(key, batch, params=None) -> TrainState``, the program of `init` for the
+            configuration's seed.
+        test: ``test(params) -> dict`` of accuracies and loss on the test set.
+        tested: ``tested(params, batch)``, the sums of correct answers, of losses and, if there are
+            many classes, of correct answers among five.
     """
 
     init: Callable[..., TrainState]
@@ -54,12 +54,12 @@ def make_trainer(config: Config, data: Dataset, devices: Devices | None = None) 
     """Builds the run that a configuration describes, on a data set, for any seed.
 
     Args:
-        config: the run.
-        data: its data set.
-        devices: what it runs on; None: those of this host that the configuration asks for.
+        config: the configuration of the run.
+        data: the data set.
+        devices: the devices of the run; None for those of this host that the configuration names.
 
     Raises:
-        UserError: if the network or the method refuses a setting.
+        UserError: if the network or the method does not take a setting.
     """
     with refusals(config):
         return _make_trainer(config, data, devices or make_devices(config))
@@ -99,24 +99,24 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
             batch = ready(batch)
             if params is None:
                 params = model.init(key, jax.tree.map(lambda part: part[:1], batch[0]))
-            # A copy: a step takes both away.
+            # A step donates both, so the average is a copy.
             average = None if config.optimiser.average is None else jax.tree.map(jnp.copy, params)
             return TrainState(params, optimiser.init(params), seeded.init(params, batch), average)
 
         return fresh
 
     first = jax.eval_shape(initial(estimator), jax.random.key(0), (images, targets))
-    lies = jax.tree.map(lambda leaf: devices.replicated, first)._replace(
+    placement = jax.tree.map(lambda leaf: devices.replicated, first)._replace(
         estimator=devices.estimator_state(first.estimator, shapes, config.run.divide_units)
     )
 
     def started(seeded: Estimator) -> Callable[..., TrainState]:
-        return jax.jit(initial(seeded), out_shardings=lies)
+        return jax.jit(initial(seeded), out_shardings=placement)
 
     def init(seed: int, params: Any = None) -> TrainState:
         places = np.random.default_rng(seed).permutation(data.train_size)
         batch = devices.any_size(data.train_examples(places[: config.method.basis_batch]))
-        # Fixed feedback and fixed subspaces differ between seeds; they live in the state.
+        # Fixed feedback and fixed subspaces, which are in the state, differ between seeds.
         own = config.replace(seed=seed)
         start = started(build_estimator(setting(own)))
         return start(jax.random.key(seed), batch, params)
@@ -152,13 +152,13 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     placed = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         first,
-        lies,
+        placement,
     )
     step = jax.jit(
         train_step,
         donate_argnums=0,
         static_argnames="due",
-        out_shardings=(lies, devices.replicated),
+        out_shardings=(placement, devices.replicated),
     )
     start = started(estimator)
     return Trainer(init, step, estimator.due, measure, placed, devices, start, test, tested)
