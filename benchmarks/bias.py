@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from benchmarks.common import Row, double, parse, print_table, progress, save, write_table
 from experiments.analysis.activity import fixed_images, recorder
 from experiments.analysis.alignment import cumulative_share
-from experiments.claims.study import told
+from experiments.claims.study import measurements
 from experiments.configs import load_config
 from experiments.configuration import Config
 from experiments.data import InMemory, load_in_memory
@@ -73,7 +73,7 @@ def trained(config: Config, data: InMemory, name: str) -> Row:
     config = config.replace(log_every=config.run.steps, **SETTINGS[name])
     records: list[Row] = []
     train(make_trainer(config, data), config, data, records.append)
-    return {"setting": name, **told(records[-1])}
+    return {"setting": name, **measurements(records[-1])}
 
 
 def shares(config: Config, data: InMemory) -> list[Row]:

@@ -268,7 +268,7 @@ def test_many_classes_and_single_images(tmp_path):
         (lambda f: f | {"train/ant/x.png": b"no image"}, "train/ant/x.png in .* cannot be read"),
         (lambda f: f | {"other/ant/x.png": b""}, "other/ant/x.png is in no class of a split"),
         (lambda f: f | {"x.png": b""}, "x.png is in no class of a split"),
-        (lambda f: f | {"b/train/ant/x.png": b""}, r"holds splits in \. and in b; it takes one"),
+        (lambda f: f | {"b/train/ant/x.png": b""}, r"has splits in \. and in b; it takes only one"),
         (lambda f: f | {"train/ant/x.png": encoded(image(1, 9), "PNG")},
          r"train/ant/x.png in .* has \(9, 9\) pixels and .* \(8, 8\); image_size takes the side"),
         (lambda f: f | {"../train/ant/x.png": b""}, "'../train/ant/x.png', a path that leads out"),

@@ -348,7 +348,10 @@ def link(kind):
         ([("a/../../outside", b"x")], "a path that leads out of it"),
         ([("link", link(tarfile.SYMTYPE))], "link', which is not a regular file"),
         ([("link", link(tarfile.CHRTYPE))], "link', which is not a regular file"),
-        ([("cifar-10-batches-bin/other", b"x")], "holds no cifar-10-batches-bin/batches.meta.txt"),
+        (
+            [("cifar-10-batches-bin/other", b"x")],
+            "has no file cifar-10-batches-bin/batches.meta.txt",
+        ),
     ],
 )
 def test_unsafe_and_incomplete_archives_are_refused(members, message, tmp_path):

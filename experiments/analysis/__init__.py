@@ -1,1 +1,1 @@
-"""What is measured of networks and of runs, and how it is drawn."""
+"""Measurements of networks and of runs, and their figures."""

@@ -1,4 +1,4 @@
-"""What a trained network does with images: activity at its taps, a row for each image."""
+"""Activity of a trained network at its taps, with a row for each image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from nmnc_jax import run
 def recorder(
     config: Config, data: InMemory, params: Any
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Builds the map from inputs to activity at each tap, [images, n], in the network's order."""
+    """Returns a function of inputs that returns the activity at each tap, [images, n]."""
     apply_fn: Any = build_model(config, data.classes).apply
     record = jax.jit(lambda params, inputs: run(apply_fn, params, inputs)[1])
 
@@ -27,5 +27,5 @@ def recorder(
 
 
 def fixed_images(data: InMemory, count: int = 2048) -> np.ndarray:
-    """Training images that are the same in every run."""
+    """Returns training images that are the same in every run."""
     return data.train_inputs[np.random.default_rng(0).permutation(data.train_size)[:count]]

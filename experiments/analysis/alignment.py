@@ -1,4 +1,4 @@
-"""How the exact Jacobian stands to the principal components of activity."""
+"""Alignment of the exact Jacobian with the principal components of activity."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from nmnc_jax import pca, random_subspace
 from nmnc_jax.diagnostics import exact_jacobian
 
 LARGEST = 512
-"""Dimension up to which shares are taken."""
+"""Largest dimension for which shares are measured."""
 JACOBIANS = 48
-"""Examples whose Jacobians are taken."""
+"""Number of examples whose Jacobians are used."""
 LEADING = 10
-"""Directions of the Jacobians that angles are taken of."""
+"""Number of leading directions of the Jacobians whose angles are measured."""
 
 
 def measure(config: Config, data: InMemory, params: Any) -> list[dict[str, Any]]:
-    """Shares and angles at every tap of a network, on fixed training images."""
+    """Measures shares and angles at every tap of a network, on fixed training images."""
     apply_fn: Any = build_model(config, data.classes).apply
     inputs = fixed_images(data)
     activations = recorder(config, data, params)(inputs)
@@ -61,16 +61,16 @@ def measure(config: Config, data: InMemory, params: Any) -> list[dict[str, Any]]
 
 
 def cumulative_share(jacobian: jax.Array, basis: jax.Array) -> list[float]:
-    """Share of the squared norm inside the first d directions, for every d.
+    """Returns the share of the squared norm inside the first d directions, for every d.
 
-    It is NaN for a Jacobian of zeros, as where training has silenced what follows.
+    It is NaN for a Jacobian of zeros, such as before layers that training has silenced.
     """
     squares = ((jacobian @ basis) ** 2).sum(axis=0)
     return [float(share) for share in jnp.cumsum(squares) / (jacobian**2).sum()]
 
 
 def leading_directions(jacobian: jax.Array) -> np.ndarray:
-    """Right singular vectors of the Jacobians of all examples, [n, at most LEADING]."""
+    """Returns leading right singular vectors of all Jacobians together, [n, at most LEADING]."""
     rows = np.asarray(jacobian, np.float64)
     values, vectors = np.linalg.eigh(rows @ rows.T)
     keep = min(LEADING, int((values > 1e-9 * values[-1]).sum()))

@@ -1,6 +1,6 @@
-"""Trained networks behind Brain-Score's model interface. Needs the `brainscore` extra.
+"""Trained networks with Brain-Score's model interface. Needs the `brainscore` extra.
 
-Brain-Score itself is not needed, and not installed by it.
+Brain-Score is not needed, and the extra does not install it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ from experiments.training.position import trained_network
 
 
 class NetworkModel:
-    """A trained network as Brain-Score's benchmarks see a subject.
+    """A trained network as a subject of Brain-Score's benchmarks.
 
-    It has what their public interface asks for: `identifier`, `visual_degrees`, `start_recording`
-    and `look_at`; it does no tasks. Responses are those of the tap that stands for the region asked
-    for, the same in every time bin, as the network has no time of its own.
+    It implements `identifier`, `visual_degrees`, `start_recording` and `look_at` of their public
+    interface, and no tasks. Responses are those of the tap that represents the recorded region.
+    They are the same in every time bin, because the network has no time.
 
     Attributes:
         identifier: the model's name.
@@ -49,11 +49,12 @@ class NetworkModel:
 
         Args:
             identifier: the model's name.
-            activity: pictures, uint8 [images, side, side, 3], to activity by tap name, [images, n].
-            side: of the pictures that the network takes.
-            regions: region (V1, V2, V4, IT) to the tap that stands for it.
-            degrees: of the visual field that an image covers.
-            assembly: makes what `look_at` returns; brainio's NeuroidAssembly where it is installed.
+            activity: function of pictures, uint8 [images, side, side, 3], that returns activity by
+                tap name, [images, n].
+            side: side of the pictures that the network takes.
+            regions: region (V1, V2, V4, IT) to the tap that represents it.
+            degrees: degrees of the visual field that an image covers.
+            assembly: class of what `look_at` returns, such as brainio's NeuroidAssembly.
         """
         self.identifier = identifier
         self._activity, self._side, self._regions = activity, side, dict(regions)
@@ -63,15 +64,15 @@ class NetworkModel:
 
     @classmethod
     def from_run(cls, directory: Path, *, regions: Mapping[str, str], **options: Any):
-        """Wraps the network that ``python -m experiments.train --out DIR`` has left.
+        """Wraps the network that ``python -m experiments.train --out DIR`` has trained.
 
         Args:
-            directory: the run's.
-            regions: region to the tap that stands for it.
-            **options: as the class takes them.
+            directory: directory of the run.
+            regions: region to the tap that represents it.
+            **options: further arguments of the class.
 
         Raises:
-            UserError: if the directory holds no run, or a region's tap is unknown.
+            UserError: if the directory contains no run, or if a region's tap is unknown.
         """
         config, data, params = trained_network(directory)
         if not isinstance(data, InMemory):
@@ -93,7 +94,7 @@ class NetworkModel:
         return self._degrees
 
     def start_task(self, task: Any, fitting_stimuli: Any = None) -> None:
-        """Refuses: the network answers no questions.
+        """Raises an error, because the network does no tasks.
 
         Raises:
             NotImplementedError: always.
@@ -101,10 +102,10 @@ class NetworkModel:
         raise NotImplementedError(f"task is {task!r}; this model records only")
 
     def start_recording(self, recording_target: Any, time_bins: Sequence[tuple[int, int]]) -> None:
-        """Chooses the region and the time bins of what follows.
+        """Sets the region and the time bins that `look_at` records.
 
         Raises:
-            ValueError: if no tap stands for the region.
+            ValueError: if no tap represents the region.
         """
         region = getattr(recording_target, "name", recording_target)
         if region not in self._regions:
@@ -114,18 +115,18 @@ class NetworkModel:
         self._tap, self._bins = self._regions[region], list(time_bins)
 
     def look_at(self, stimuli: Any, number_of_trials: int = 1) -> Any:
-        """Shows stimuli.
+        """Returns the responses to stimuli.
 
         Args:
-            stimuli: a stimulus set: a table with the column stimulus_id, and ``get_stimulus(id)``
-                giving a file's path.
-            number_of_trials: ignored: every trial is the same.
+            stimuli: a stimulus set: a table with the column stimulus_id and a method
+                ``get_stimulus(id)`` that returns the path of a file.
+            number_of_trials: ignored, because every trial is the same.
 
         Returns:
             An assembly, presentation x neuroid x time_bin.
 
         Raises:
-            ValueError: before `start_recording`.
+            ValueError: if `start_recording` was not called.
         """
         if not self._tap:
             raise ValueError("look_at before start_recording")

@@ -1,4 +1,4 @@
-"""Time of a run's programs, and of a step of each method over backpropagation's."""
+"""Times the programs of a run, and a step of each method relative to backpropagation's."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -21,17 +21,17 @@ def step_costs(
 ) -> dict[str, dict[str, float]]:
     """Times blocks of steps, one method after another, in rounds.
 
-    A block spans whole periods of the feedback's and the basis's updates, so that their cost is in
-    it in the right share.
+    A block spans whole periods of the updates of feedback and bases, so that it contains the right
+    share of their cost.
 
     Args:
-        trainers: method to its functions; "backprop" is added where it is missing.
-        config: what the methods share.
+        trainers: method to its functions; "backprop" is added if it is missing.
+        config: the configuration that the methods share.
         data: the data set.
 
     Returns:
-        Method to its median milliseconds per step, and the median, least and greatest ratio to
-        backpropagation within a round.
+        A dict from method to its median milliseconds per step, and the median, smallest and largest
+        ratio to backpropagation within a round.
     """
     everyone = dict(trainers)
     if "backprop" not in everyone:
@@ -69,16 +69,17 @@ def step_costs(
 def program_times(
     trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due]
 ) -> tuple[dict[Due, float], float, float]:
-    """Times each program of a run by itself, on the devices that the trainer is on.
+    """Times each program of a run separately, on the devices of the trainer.
 
     Args:
-        trainer: the run's functions.
-        config: the run.
-        data: its data set.
-        dues: what may be due in a step.
+        trainer: the functions of the run.
+        config: the configuration of the run.
+        data: the data set.
+        dues: the scheduled work of the steps.
 
     Returns:
-        Median seconds of a step by what is due, of the start, and of the test of a batch.
+        Median seconds of a step for each kind of scheduled work, of the start, and of the test of a
+        batch.
     """
     devices, key = trainer.devices, jax.random.key(config.run.seed)
     batch = devices.gather(data.train_examples, np.arange(config.run.batch))
@@ -104,17 +105,17 @@ def program_times(
 def mean_step(
     trainer: Trainer, baseline: Trainer, config: Config, data: Dataset, shares: dict[Due, float]
 ) -> tuple[float, float]:
-    """Times a step in the mean over the schedule, and backpropagation's.
+    """Times a step, averaged over the schedule, relative to backpropagation's.
 
     Args:
-        trainer: the run's functions.
-        baseline: those of backpropagation.
-        config: the run.
-        data: its data set.
-        shares: what may be due in a step to the share of the steps in which it is.
+        trainer: the functions of the run.
+        baseline: the functions of backpropagation.
+        config: the configuration of the run.
+        data: the data set.
+        shares: kind of scheduled work to the share of the steps that have it.
 
     Returns:
-        Milliseconds, and the ratio to backpropagation's.
+        Milliseconds per step, and the ratio to backpropagation's.
     """
     batch = trainer.devices.gather(data.train_examples, np.arange(config.run.batch))
     key = jax.random.key(config.run.seed)
@@ -134,7 +135,7 @@ def mean_step(
 
 
 def _seconds(function: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    """Median time of a call, after one that may compile."""
+    """Returns the median time of a call, after a call that may compile."""
     times = []
     for _ in range(rounds + 1):
         start = time.perf_counter()

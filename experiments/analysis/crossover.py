@@ -1,15 +1,15 @@
-"""Where the manifold helps: measured, and as the law of the estimators predicts.
+"""Measures where the manifold helps, and compares with the law of the estimators.
 
-A network is trained a little by backpropagation. At that point one step's feedback is estimated
-from N probes, isotropic (VNC) and in the manifold (NMNC) of each rank, and held against the exact
-mean Jacobian. With alpha the Jacobian's share in the manifold, and h the mean squared norm of the
+A network is trained a little by backpropagation. Then the feedback of one step is estimated from N
+probes, isotropic (VNC) and in the manifold (NMNC) of each rank, and compared with the exact mean
+Jacobian. With alpha the Jacobian's share in the manifold, and h the mean squared norm of the
 examples' Jacobians over that of their mean, the estimators' law predicts
 
     cosine of VNC   1 / sqrt(1 + ((n + 2) h - 1) / N)
     cosine of NMNC  sqrt(alpha) / sqrt(1 + ((d + 2) h' - 1) / N)
 
-(h' inside the manifold), so that NMNC is ahead where alpha exceeds the squared ratio of the two
-denominators: d/n when probes are few, 1 when they are many.
+(h' inside the manifold), so that NMNC has the larger cosine if alpha exceeds the squared ratio of
+the two denominators, which is d/n for few probes and 1 for many.
 """
 
 from collections.abc import Sequence
@@ -44,15 +44,15 @@ def measure(
     repeats: int,
     examples: int,
 ) -> list[dict[str, Any]]:
-    """Trains one network, then measures and predicts every point of it.
+    """Trains one network, then measures and predicts the cosines at every point.
 
     Args:
-        config: the network, and `steps` of backpropagation before it is measured.
-        data: its data.
-        ranks: dimensions of the manifold (taps with fewer units are left out).
-        num: probes per example; N is that times the batch.
-        repeats: estimates per point, each on another batch.
-        examples: training examples of the exact mean Jacobian.
+        config: the network, and `steps` of backpropagation before the measurement.
+        data: the data set.
+        ranks: dimensions of the manifold; taps with fewer units are left out.
+        num: probes per example; N is this number times the batch.
+        repeats: estimates per point, each on a different batch.
+        examples: training examples over which the exact mean Jacobian is averaged.
     """
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
     ((_, params),) = through_training(config, data, [config.run.steps])
@@ -65,7 +65,7 @@ def measure(
     estimate_batches = [next(order) for _ in range(repeats)]
 
     def estimates(subspace: Subspace, num: int) -> dict[str, tuple[Array | None, list[Array]]]:
-        """Basis and estimated Jacobian coordinates of each tap, one per repeat."""
+        """Returns basis and estimated coordinates of the Jacobian at each tap, one per repeat."""
         estimator = noise_correlation(
             apply_fn,
             data.loss,
@@ -86,7 +86,7 @@ def measure(
         return found
 
     def compared(jacobian: Array, basis: Array | None, found: list[Array], probes: int):
-        """Measured cosine, share and predicted cosine."""
+        """Returns the measured cosine, the share, and the squared denominator of the law."""
         mean = jacobian.mean(axis=0)
         share = jacobian_share(mean, basis)
         inside = project(basis, jacobian)
@@ -125,7 +125,7 @@ def measure(
 
 
 def draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Measured against predicted cosines, and NMNC's lead against the predicted crossover."""
+    """Draws measured over predicted cosines, and NMNC's lead over the predicted crossover."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     law, lead = figure.subplots(1, 2)
     table = pd.DataFrame(rows)
@@ -151,7 +151,7 @@ def draw_law(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def draw_map(path: Path, rows: list[dict[str, Any]]) -> None:
-    """NMNC's lead over width, tap, rank and number of probes; a dot where the law predicts it."""
+    """Draws NMNC's lead over width, tap, rank and number of probes, with dots if predicted."""
     table: Any = pd.DataFrame(rows).assign(
         lead=lambda t: t["nmnc"] - t["vnc"], law=lambda t: t["share"] - t["crossover"]
     )

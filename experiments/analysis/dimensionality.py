@@ -1,4 +1,4 @@
-"""How many dimensions activity has."""
+"""Measures of the dimension of activity."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ MEASURES = {
 
 
 def two_nn(points: np.ndarray, *, kept: float = 0.9) -> float:
-    """Intrinsic dimension by the ratio of the distances to the two nearest neighbours.
+    """Estimates the intrinsic dimension from the distances to the two nearest neighbours.
 
     Args:
-        points: [B, n], without copies.
-        kept: share of the smallest ratios that are fitted; the largest tell of no manifold.
+        points: [B, n], without duplicates.
+        kept: share of the smallest ratios that are fitted; the largest ratios are unreliable.
 
     Returns:
-        The slope of -log(1 - F(ratio)) over log ratio, through the origin; NaN where no point has
+        The slope of -log(1 - F(ratio)) over log ratio, through the origin; NaN if no point has
         neighbours at two distances.
     """
     distances, _ = NearestNeighbors(n_neighbors=3).fit(points).kneighbors(points)
@@ -37,13 +37,13 @@ def two_nn(points: np.ndarray, *, kept: float = 0.9) -> float:
 
 
 def components_for(values: np.ndarray, percent: float) -> int:
-    """Number of principal components, of these variances, that hold a share of the variance."""
+    """Returns the number of principal components that explain a share of the variance."""
     shares = np.cumsum(np.sort(values)[::-1]) / values.sum()
     return int(np.searchsorted(shares, percent / 100 - 1e-9) + 1)
 
 
 def measure(activity: np.ndarray) -> dict[str, Any]:
-    """Every measure of one tap's activity, [B, n]."""
+    """Returns every measure of one tap's activity, [B, n]."""
     centred = activity - activity.mean(axis=0)
     gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
     values = np.maximum(np.linalg.eigvalsh(gram), 0)

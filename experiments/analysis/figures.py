@@ -11,12 +11,12 @@ from experiments.analysis.statistics import interval
 from experiments.methods import COLOURS
 
 Runs = dict[str, list[list[dict[str, Any]]]]
-"""Method to its seeds' measurements."""
+"""Method to the measurements of each seed."""
 Costs = dict[str, dict[str, float]]
 
 
 def measurement(record: dict[str, Any], path: tuple[str, ...]) -> float:
-    """Looks up one number of a record by its path of names; NaN where it is not known."""
+    """Returns one number of a record by its path of names; NaN if it is None."""
     value: Any = record
     for part in path:
         value = value[part]
@@ -63,7 +63,7 @@ def draw_all(directory: Path, runs: Runs, costs: Costs | None = None) -> None:
 
 
 def draw_overview(path: Path, runs: Runs, costs: Costs, *, chance: float) -> None:
-    """Writes one figure of the whole comparison: accuracy (with chance), alignment and cost."""
+    """Writes one figure of the whole comparison, with accuracy, alignment and cost."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     accuracy, aligned, cost = figure.subplots(1, 3)
     _over_steps(accuracy, runs, "test_accuracy")
@@ -106,7 +106,7 @@ def _cost_bars(panel: Axes, costs: Costs) -> None:
 
 
 def _over_steps(panel: Axes, runs: Runs, *path: str, linestyle: str = "-") -> None:
-    """Draws a measurement against the step, with the interval over seeds."""
+    """Draws a measurement over steps, with the interval over seeds."""
     for name, seeds in runs.items():
         steps = [record["step"] for record in seeds[0]]
         samples = np.array([[measurement(record, path) for record in records] for records in seeds])

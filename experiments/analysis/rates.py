@@ -1,4 +1,4 @@
-"""Rates of recurrent networks that were trained: their dimension, trajectories, and weights."""
+"""Rates of trained recurrent networks: their dimension, trajectories and weights."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ from nmnc_jax.subspace import lift, project, used
 TRIALS = 64
 NOISE_PROBES = 32
 LEARNING = 50
-"""Steps in which feedback is learned before its noise is measured."""
+"""Number of steps in which feedback is learned before its noise is measured."""
 
 
 def activity(config: Config, data: Any) -> list[dict[str, Any]]:
-    """Dimension of the rates of one network, and the share of its weights inside components."""
+    """Measures the dimension of one network's rates, and its weights' share inside components."""
     task, units = config.data.name, config.model.features[0]
     rates, _, params = trained_rates(config, data, TRIALS)
     rates = rates.reshape(-1, units)
@@ -40,7 +40,7 @@ def activity(config: Config, data: Any) -> list[dict[str, Any]]:
 
 
 def trained_rates(config: Config, data: Any, trials: int) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Trains a network: its rates in test trials, [B, T, n], their targets, its parameters."""
+    """Trains a network, and returns rates in test trials [B, T, n], targets and parameters."""
     inputs, targets = data.test_examples(np.arange(trials))
     ((_, params),) = through_training(config, data, [config.run.steps])
     apply_fn: Any = build_model(config, data.outputs).apply
@@ -50,12 +50,12 @@ def trained_rates(config: Config, data: Any, trials: int) -> tuple[np.ndarray, n
 
 
 def noise_of_feedback(config: Config, data: Any) -> list[dict[str, Any]]:
-    """Spectral radius of the noise in the recurrent weights that a new network's probes find.
+    """Measures the spectral radius of the noise in a new network's learned recurrent weights.
 
-    Where it is near the weights' own (1), credit that is chained over many time steps is lost in
-    it. The law is sqrt((d + 1) / M) times the size of the weights inside the subspace, their
-    Frobenius norm over sqrt(d): that of independent entries, for M perturbed rows behind the
-    feedback. Without a subspace that grows as sqrt(N).
+    If it is near the radius of the weights (1), noise dominates credit that is chained over many
+    time steps. The law for independent entries is sqrt((d + 1) / M) times the Frobenius norm of
+    the weights inside the subspace over sqrt(d), for a feedback that averages M perturbed rows.
+    Without a subspace it grows as sqrt(N).
     """
     units = config.model.features[0]
     apply_fn: Any = (model := build_model(config, data.outputs)).apply
@@ -83,7 +83,7 @@ def noise_of_feedback(config: Config, data: Any) -> list[dict[str, Any]]:
 
 
 def trajectories(config: Config, data: Any) -> list[dict[str, Any]]:
-    """First three principal components of the rates, and the condition of each time step."""
+    """Returns the first three principal components of the rates, and each time step's condition."""
     rates, targets, _ = trained_rates(config, data, 8)
     rows = rates.reshape(-1, rates.shape[-1])
     centred = rows - rows.mean(axis=0)
@@ -117,8 +117,8 @@ def draw_rates(
     for place, task in enumerate(dict.fromkeys(row["task"] for row in measured)):
         for column, style in (("participation_ratio", "o-"), ("components_95", "s--")):
             values = where(measured, task=task).groupby("units")[column].first()
-            told = "participation ratio" if style == "o-" else "95 % of variance"
-            dimension.plot(sizes, values, style, label=f"{task}, {told}",
+            measure_name = "participation ratio" if style == "o-" else "95 % of variance"
+            dimension.plot(sizes, values, style, label=f"{task}, {measure_name}",
                            color=f"C{place}", markersize=4)  # fmt: skip
         some = where(measured, task=task, units=sizes[0])
         share.plot(some["dimension"], some["share"], "o-", markersize=4, label=task,

@@ -1,4 +1,4 @@
-"""How alike a network and a brain area are: predictivity, dissimilarities, kernel alignment."""
+"""Similarity of a network and a brain area: predictivity, dissimilarities, kernel alignment."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,19 +12,19 @@ from sklearn.preprocessing import StandardScaler
 
 FOLDS = 5
 COMPONENTS = 25
-"""Of the partial least squares, as Brain-Score has it."""
+"""Number of components of partial least squares, as in Brain-Score."""
 
 
 def ridge_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """Correlation of each neuron's held-out responses with ridge predictions from features.
+    """Correlates each neuron's held-out responses with ridge predictions from features.
 
     Args:
         features: [images, n].
         responses: [images, neurons].
 
     Returns:
-        Pearson r over all images, each predicted by the four folds that it is not in; the penalty
-        of each neuron is chosen within those. [neurons].
+        Pearson r over all images, [neurons]. Each image is predicted from the four folds that do
+        not contain it, within which the penalty of each neuron is chosen.
     """
     penalties = features.shape[1] * 10.0 ** np.arange(-3, 3)
     predicted = np.empty_like(responses, dtype=float)
@@ -35,10 +35,10 @@ def ridge_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarra
 
 
 def pls_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """The same by partial least squares of 25 components.
+    """Computes the same correlation for partial least squares with 25 components.
 
-    Where there are more features than images, these are fitted in the coordinates that the training
-    images span, where the result is the same and each product of a hundredth of the size.
+    If there are more features than images, the fit uses coordinates in the span of the training
+    images, where the result is the same and products are a hundred times smaller.
     """
     predicted = np.empty_like(responses, dtype=float)
     for train, test, scaled in _folds(features):
@@ -50,7 +50,7 @@ def pls_predictivity(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
 
 
 def _coordinates(features: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Coordinates of all images in an orthonormal basis of what the training images span."""
+    """Returns coordinates of all images in an orthonormal basis of the training images' span."""
     products = features @ features[train].T
     values, vectors = np.linalg.eigh(products[train])
     kept = values > values[-1] * len(values) * np.finfo(products.dtype).eps
@@ -58,23 +58,23 @@ def _coordinates(features: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def _folds(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Training images, held-out ones, and the features standardised by the former."""
+    """Yields training images, held-out images, and features standardised by the former."""
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(features):
         yield train, test, StandardScaler().fit(features[train]).transform(features)
 
 
 def column_correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each column; 0 where one does not vary."""
+    """Returns the Pearson correlation of each column; 0 if a column does not vary."""
     left, right = left - left.mean(axis=0), right - right.mean(axis=0)
     norms = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)
     return (left * right).sum(axis=0) / np.where(norms > 0, norms, np.inf)
 
 
 def answering(responses: np.ndarray) -> np.ndarray:
-    """Returns which neurons can be predicted: known for every image, and not alike for all.
+    """Returns which neurons have known responses to all images that are not all equal.
 
     Args:
-        responses: [repeats, images, neurons], NaN where a repeat is missing.
+        responses: [repeats, images, neurons], with NaN for missing repeats.
 
     Returns:
         Booleans, [neurons].
@@ -84,7 +84,7 @@ def answering(responses: np.ndarray) -> np.ndarray:
 
 
 def mean_over_repeats(responses: np.ndarray) -> np.ndarray:
-    """Returns mean responses [images, neurons]; NaN where an image has no repeat."""
+    """Returns mean responses [images, neurons]; NaN if an image has no repeat."""
     known = ~np.isnan(responses)
     counts = known.sum(axis=0)
     total = np.where(known, responses, 0).sum(axis=0, dtype=float)
@@ -92,23 +92,23 @@ def mean_over_repeats(responses: np.ndarray) -> np.ndarray:
 
 
 def split_half_ceiling(responses: np.ndarray, *, splits: int = 20, seed: int = 0) -> np.ndarray:
-    """The correlation that a perfect model would have with each neuron's mean over repeats.
+    """Estimates the correlation of a perfect model with each neuron's mean over repeats.
 
     Args:
-        responses: [repeats, images, neurons], NaN where a repeat is missing.
-        splits: random halves to average over.
-        seed: of the halves.
+        responses: [repeats, images, neurons], with NaN for missing repeats.
+        splits: number of random splits in halves that are averaged.
+        seed: seed of the splits.
 
     Returns:
-        The square root of the reliability of the mean, by the correlation of two halves of the
-        repeats and the Spearman-Brown formula; 0 where a half does not vary, NaN for a neuron that
-        does not vary at all or has fewer than three images with two repeats. [neurons].
+        The square root of the reliability of the mean, [neurons], from the correlation of two
+        halves of the repeats and the Spearman-Brown formula. It is 0 if a half does not vary, and
+        NaN for a neuron that does not vary or has fewer than three images with two repeats.
     """
     random = np.random.default_rng(seed)
     repeats = len(responses)
     found = []
     for _ in range(splits):
-        # Each image's repeats are halved on their own, since each lacks others.
+        # Each image's repeats are split separately, because images lack different repeats.
         order = random.permuted(np.broadcast_to(np.arange(repeats)[:, None], responses.shape[:2]),
                                 axis=0)  # fmt: skip
         shuffled = np.take_along_axis(responses, order[:, :, None], axis=0)
@@ -138,24 +138,24 @@ def split_half_ceiling(responses: np.ndarray, *, splits: int = 20, seed: int = 0
 
 
 def dissimilarity(features: np.ndarray) -> np.ndarray:
-    """1 less the correlation of every two images' features, [images, images]."""
+    """Returns 1 minus the correlation of the features of every two images, [images, images]."""
     return 1 - np.corrcoef(features)
 
 
 def silent_images(features: np.ndarray) -> int:
-    """Returns how many images have features [images, n] that are all alike: no dissimilarity."""
+    """Returns how many images have features [images, n] that are all equal."""
     return int((np.ptp(features, axis=1) == 0).sum())
 
 
 def upper(rdm: np.ndarray) -> np.ndarray:
-    """What stands above the diagonal, as a vector."""
+    """Returns the entries above the diagonal as a vector."""
     return rdm[np.triu_indices(len(rdm), 1)]
 
 
 def rdm_similarity(features: np.ndarray, rdms: np.ndarray) -> np.ndarray:
-    """Spearman correlation of the features' dissimilarities with each subject's, [subjects].
+    """Returns the Spearman correlation of dissimilarities with those of subjects, [subjects].
 
-    Images whose features are all alike are left out; NaN where fewer than three are left.
+    Images whose features are all equal are left out; it is NaN if fewer than three are left.
     """
     kept = np.ptp(features, axis=1) > 0
     if kept.sum() < 3:
@@ -165,17 +165,17 @@ def rdm_similarity(features: np.ndarray, rdms: np.ndarray) -> np.ndarray:
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float:
-    """Correlation of ranks."""
+    """Returns the correlation of ranks."""
     found: Any = stats.spearmanr(left, right)
     return float(found.statistic)
 
 
 def rdm_ceiling(rdms: np.ndarray) -> tuple[float, float]:
-    """Bounds of what a perfect model would reach (Nili et al. 2014).
+    """Returns bounds of the correlation that a perfect model would reach (Nili et al. 2014).
 
     Returns:
-        Mean correlation of a subject with the mean of the others, and with the mean of all; NaN for
-        a single subject.
+        The mean correlation of a subject with the mean of the others, and with the mean of all; NaN
+        for a single subject.
     """
     if len(rdms) < 2:
         return float("nan"), float("nan")
@@ -188,7 +188,7 @@ def rdm_ceiling(rdms: np.ndarray) -> tuple[float, float]:
 
 
 def debiased_cka(left: np.ndarray, right: np.ndarray) -> float:
-    """Linear centred kernel alignment without the bias of few images (Song et al. 2012).
+    """Computes linear centred kernel alignment without the bias of few images (Song et al. 2012).
 
     Args:
         left: [images, n].

@@ -5,13 +5,13 @@ from scipy import stats
 
 
 def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over seeds with its 95 % Student interval.
+    """Returns the mean over seeds with its 95 % Student interval.
 
     Args:
         samples: [seeds, points].
 
     Returns:
-        ``(low, mean, high)``, each [points]; all the same for one seed.
+        ``(low, mean, high)``, each [points]; all are equal for one seed.
     """
     mean = samples.mean(axis=0)
     count = len(samples)
@@ -22,7 +22,7 @@ def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def student_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its 95 % interval; without bounds for a single value."""
+    """Returns ``(mean, low, high)`` with the 95 % interval, which is infinite for one value."""
     count = len(values)
     mean = float(values.mean()) if count else float("nan")
     if count < 2:

@@ -1,4 +1,4 @@
-"""Tables: rows chosen by the values of their columns, and written as CSV."""
+"""Selects rows of tables by the values of columns, and writes tables as CSV."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +21,11 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], form: str = "") -> N
     Args:
         path: the file.
         rows: column to value.
-        form: format of floats, such as ".4f"; without, all digits.
+        form: format of floats, such as ".4f"; "" for all digits.
     """
     written = [
         {name: format(v, form) if isinstance(v, float) else v for name, v in row.items()}
         for row in rows
     ]
-    # As objects: a whole number stays one where other rows lack the column.
+    # With dtype object, whole numbers stay whole if other rows lack the column.
     pd.DataFrame(written, dtype=object).to_csv(path, index=False)

@@ -1,1 +1,1 @@
-"""The field's table: every method on every task, with settings that are searched alike."""
+"""The leaderboard: every method on every task, with the same search of settings."""

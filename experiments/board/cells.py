@@ -1,4 +1,4 @@
-"""One cell of the table: a method on a task, its search on held-out data and its final runs."""
+"""A cell of the leaderboard: the search and the final runs of a method on a task."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ from nmnc_jax.state import NoiseCorrelationState
 Row = dict[str, Any]
 EQUAL_STEPS, EQUAL_OPERATIONS = REGIMES = "equal steps", "equal operations"
 FINAL = 1000
-"""Seed of the first final run: the search has those below."""
+"""Seed of the first final run; the search uses smaller seeds."""
 
 
 def draws(method: str, count: int) -> list[Row]:
-    """Settings to try: quasi-random, evenly in the logarithms of the method's space.
+    """Returns quasi-random settings, uniform in the logarithms of the method's search space.
 
     The sequence is the same for every method, so that all try the same learning rates.
     """
@@ -45,10 +45,10 @@ class Cell(NamedTuple):
     """A method on a task.
 
     Attributes:
-        method: by its name in the table of methods.
-        task: by its name.
-        config: what all methods share on the task.
-        directory: where its runs are kept, one file each.
+        method: name of the method in the table of methods.
+        task: name of the task.
+        config: the configuration that all methods share on the task.
+        directory: directory of its results, one file per run.
     """
 
     method: str
@@ -62,7 +62,7 @@ class Cell(NamedTuple):
         return self.config.replace(estimator=self.method)
 
     def kept(self, name: str, make: Callable[[], Row]) -> Row:
-        """Makes a row, or reads it where it is kept."""
+        """Returns a row, which is read from its file or made and written."""
         path = self.directory / f"{self.task}-{self.method}-{name}.json"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ class Cell(NamedTuple):
         return read_object(path)
 
     def refusal(self) -> str | None:
-        """Why the method does not take the task's network, in one line; None where it does."""
+        """Returns why the method does not take the task's network, in one line; None if it does."""
 
         def tried() -> Row:
             try:
@@ -83,7 +83,7 @@ class Cell(NamedTuple):
         return self.kept("fits", tried)["refused"]
 
     def search(self, count: int) -> Iterator[Row]:
-        """Tries settings on held-out data."""
+        """Yields the results of settings on held-out data."""
         for number, settings in enumerate(draws(self.method, count)):
             config = self.shared.replace(**settings, seed=number, validation=True)
 
@@ -93,11 +93,11 @@ class Cell(NamedTuple):
             yield self.kept(f"draw{number}", tried)
 
     def best(self, count: int) -> Row:
-        """The settings with the highest score on held-out data."""
+        """Returns the settings with the highest score on held-out data."""
         return max(self.search(count), key=lambda row: row["score"])["settings"]
 
     def finals(self, settings: Row, seeds: int, regime: str) -> Iterator[Row]:
-        """Trains with fresh seeds and tests once."""
+        """Yields the results of training with fresh seeds and one test."""
         config = self.shared.replace(**settings)
         if regime == EQUAL_OPERATIONS:
             steps = max(1, round(config.run.steps / self.costs(settings)["operations"]))
@@ -131,7 +131,7 @@ class Cell(NamedTuple):
             yield self.kept(f"{regime.split()[1]}-seed{seed}", make)
 
     def costs(self, settings: Row) -> Row:
-        """A step's operations and time over backpropagation's, and memory."""
+        """Returns a step's operations and time relative to backpropagation's, and its memory."""
         config = self.shared.replace(**settings)
 
         def measured() -> Row:
@@ -163,7 +163,7 @@ class Cell(NamedTuple):
 
 
 def _trained_and_tested(config: Config) -> Row:
-    """Score of a network after its training; a method that diverges is at chance."""
+    """Returns the score of a network after training, which is chance if the method diverges."""
     data = _data(config)
     ((_, params),) = through_training(config, data, [config.run.steps])
     found = make_trainer(config, data).test(params)

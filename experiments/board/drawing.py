@@ -1,4 +1,4 @@
-"""The leaderboard's figure: a heat map, and score against cost."""
+"""The figure of the leaderboard: heat maps, and score over cost."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +9,7 @@ from experiments.methods import COLOURS
 
 
 def draw(rows: list[Row]) -> Figure:
-    """Maps of the shares by method and task, and their mean over each step's operations."""
+    """Draws maps of the shares by method and task, and mean shares over operations per step."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure = Figure(figsize=(15, 1.6 + 0.34 * len(methods)), layout="constrained")
     *maps, front = figure.subplots(1, 3, width_ratios=(1, 1, 0.9))

@@ -1,4 +1,4 @@
-"""The table: scores, shares of the way to backpropagation, costs, and which differences stand."""
+"""The table of the leaderboard: scores, shares, costs, and significant differences."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from experiments.methods import TABLE
 
 LEVEL = 0.05
 REFERENCE = "nmnc"
-"""The method with which the others are compared."""
+"""The method with which other methods are compared."""
 
 
 def summarised(
     method: str, task: str, regime: str, finals: list[Row], costs: Row, settings: Row, chance: float
 ) -> Row:
-    """One line of the table: a method on a task in one regime."""
+    """Returns one row of the table: a method on a task in one regime."""
     scores = np.array([row["score"] for row in finals])
     aligned = [row["alignment"] for row in finals if row.get("alignment") is not None]
     mean, low, high = student_interval(scores)
@@ -41,12 +41,12 @@ def summarised(
 
 
 def completed(rows: list[Row]) -> list[Row]:
-    """Adds what takes the other methods: share, score and p-value beside `REFERENCE`.
+    """Adds columns that need the rows of other methods: share, reference score and p-value.
 
-    The share is that of the way from chance to backpropagation. A method differs from `REFERENCE`
-    on a task by a paired test over seeds; the p-values of all comparisons of a regime are corrected
-    together (Benjamini and Yekutieli 2001), so that among the differences that are named at most
-    one in twenty is expected to be none.
+    The share is that of the difference between backpropagation and chance. The p-value is that of a
+    paired test over seeds against `REFERENCE`, and is corrected for all comparisons of a regime
+    (Benjamini and Yekutieli 2001), so that at most one in twenty of the marked differences is
+    expected to be false.
     """
     lines = {(row["method"], row["task"], row["regime"]): row for row in rows}
     found = []
@@ -69,7 +69,7 @@ def completed(rows: list[Row]) -> list[Row]:
 
 
 def _paired(row: Row, other: Row) -> float:
-    """p-value of a method's scores beside another's; NaN for too few, or without any spread."""
+    """Returns the p-value of a paired test; NaN for too few scores or without any spread."""
     own, beside = (np.array(each["scores"].split(), float) for each in (row, other))
     if len(own) < 2 or len(own) != len(beside) or np.ptp(own - beside) == 0:
         return np.nan
@@ -77,9 +77,9 @@ def _paired(row: Row, other: Row) -> float:
 
 
 def markdown(rows: list[Row], regime: str) -> str:
-    """Scores with the half width of their interval, by method and task, for one regime.
+    """Returns scores with the half width of their interval, by method and task, for one regime.
 
-    A triangle names a difference from `REFERENCE` that stands: upwards for a higher score.
+    A triangle marks a significant difference from `REFERENCE`, upwards for a higher score.
     """
     some = {(row["method"], row["task"]): row for row in rows if row["regime"] == regime}
     methods, tasks = (list(dict.fromkeys(names)) for names in zip(*some, strict=True))

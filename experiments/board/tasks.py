@@ -1,7 +1,7 @@
-"""Tasks of the leaderboard, each one entry: what is learned, by which network, in how many steps.
+"""The tasks of the leaderboard, each an entry with data, network and number of steps.
 
-A new task is a new entry: a name, a few words, and the configuration that all methods share, as
-``python -m experiments.train`` takes it.
+A new task is a new entry: a name, a short description, and the configuration that all methods
+share, as for ``python -m experiments.train``.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ class Task(NamedTuple):
     """One task.
 
     Attributes:
-        summary: what it is, in a few words.
-        config: what all methods share.
+        summary: description in a few words.
+        config: the configuration that all methods share.
     """
 
     summary: str
@@ -23,7 +23,7 @@ class Task(NamedTuple):
 
 
 def _task(summary: str, config: Config, *, steps: int, batch: int = 64) -> Task:
-    """A task in a number of steps, with the library's own schedule where none is searched."""
+    """Returns a task with the library's schedule for the settings that are not searched."""
     shared = config.replace(
         kind="orthogonal", basis_update_every=100, basis_decay=0.7, basis_batch=512,
         steps=steps, log_every=steps, batch=batch, alignment_batch=256, devices=1,
@@ -64,7 +64,7 @@ TASKS = {
     "characters": _task(
         "characters of text, causal transformer", load_config("characters"), steps=200, batch=32
     ),
-    # Noise of the size of the activity moves units over their threshold.
+    # Noise must be large enough to move units across their threshold.
     "binary": _task(
         "handwritten digits, units without a derivative",
         Config(Data("digits"), Model("binary", features=(256, 256))).replace(
@@ -77,7 +77,7 @@ TASKS = {
 
 
 def with_images(path: str) -> dict[str, Task]:
-    """Returns two further tasks, of CIFAR-10's images in a folder or an archive."""
+    """Returns two further tasks with the images of CIFAR-10 in a folder or an archive."""
     images = {"data": "folder", "data_path": path, "train_images": 12_000}
     protocol = Config(Data("digits"), Model("mlp", features=(1024, 512)))
     return {

@@ -1,1 +1,1 @@
-"""The paper's claims, each a command: measurements over seeds, a figure and a verdict."""
+"""The paper's claims, each a command that gives measurements over seeds, a figure and verdicts."""

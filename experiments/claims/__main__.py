@@ -1,4 +1,4 @@
-"""One claim on real data: ``python -m experiments.claims NAME [--out DIR] [--field value]``."""
+"""Tests a claim on real data: ``python -m experiments.claims NAME [--out DIR] [--field value]``."""
 
 import importlib
 import pkgutil
@@ -18,7 +18,7 @@ from experiments.methods import checked
 
 
 def names() -> list[str]:
-    """The claims that are shipped."""
+    """Returns the names of the claims."""
     found = [module.name for module in pkgutil.iter_modules(claims.__path__)]
     return sorted(set(found) - {"__main__", "study", "verdicts"})
 

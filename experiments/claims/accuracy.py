@@ -3,8 +3,8 @@
 All methods perturb with one probe per example and step and with equal energy; accuracy is also
 shown over passes through the network. Learning rate, decay, rank and refresh interval are chosen
 for each method, one after the other, by accuracy on a held-out part of the training set, with a
-seed of its own; then every seed trains on the whole training set, and the test set is read. The
-oracle subspace is that of the exact mean Jacobian's rows.
+separate seed. Then every seed trains on the whole training set and is tested on the test set. The
+oracle subspace is spanned by the rows of the exact mean Jacobian.
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ SEARCHED: dict[str, tuple[Any, ...]] = {
     "rank": (64, 256),
     "basis_update_every": (50, 200),
 }
-"""What the search tries, in this order."""
+"""The values that the search tries, in this order."""
 METHODS = (
     "backprop",
     "oracle_subspace",
@@ -49,7 +49,7 @@ SEARCH_SEED = 1000
 
 
 def matters(method: str, field: str) -> bool:
-    """Whether a method has such a setting."""
+    """Returns whether a method uses a setting."""
     entry = TABLE[method]
     having = {
         "feedback_decay": entry.cost == "learned",
@@ -60,7 +60,7 @@ def matters(method: str, field: str) -> bool:
 
 
 def searched(study: Study, method: str) -> list[Row]:
-    """Held-out accuracy after half the steps: each setting in turn, the best of each kept."""
+    """Searches each setting in turn by held-out accuracy after half the steps."""
     half = max(study.config.run.steps // 2, 1)
     config = study.config.replace(
 estimator=method, validation=True, steps=half, log_every=half,
@@ -86,7 +86,7 @@ estimator=method, validation=True, steps=half, log_every=half,
 
 
 def one_method(study: Study, method: str, chosen: Row) -> list[Row]:
-    """Every seed's measurements, at the chosen setting."""
+    """Returns the measurements of every seed at the chosen setting."""
     fields = {name: chosen[name] for name in SEARCHED}
     config = study.config.replace(estimator=method, **fields)
     trainer = make_trainer(config, study.data)
@@ -113,13 +113,13 @@ def one_method(study: Study, method: str, chosen: Row) -> list[Row]:
 
 
 def final(study: Study, rows: list[Row], method: str) -> np.ndarray:
-    """Test accuracy at the end, for each seed."""
+    """Returns the test accuracy at the end of training, for each seed."""
     ends = where(rows, method=method, step=study.config.run.steps)
     return ends.sort_values("seed")["test_accuracy"].to_numpy()
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """NMNC against the others, seed by seed."""
+    """Compares NMNC with the other methods, seed by seed."""
     nmnc = final(study, rows, "nmnc")
     within = judge(
         "nmnc is within .02 of backpropagation",
@@ -138,7 +138,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
-    """Accuracy over steps, and at the end."""
+    """Draws accuracy over steps and passes, and at the end."""
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     curves, costs, bars = figure.subplots(1, 3)
     for place, method in enumerate(METHODS):
@@ -161,7 +161,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
 
 
 def main(study: Study) -> None:
-    """Chooses, measures, judges and draws."""
+    """Chooses settings, measures, judges and draws."""
     rows: list[Row] = []
     for method in METHODS:
         tried = study.part(f"search-{method}", partial(searched, study, method))

@@ -1,9 +1,10 @@
 """The Jacobian's row space aligns with the neural manifold.
 
-Networks are trained by backpropagation, on the labels and on shuffled ones. At initialisation and
-through training, for each tap: the share of the exact Jacobian's squared norm inside the first d
-principal components of activity (2,048 training images), inside a random subspace of d dimensions,
-and d/n; and the principal angles between the components and the Jacobian's own leading directions.
+Networks are trained by backpropagation on the labels and on shuffled labels. At initialisation and
+during training, the share of the exact Jacobian's squared norm is measured at each tap inside the
+first d principal components of activity (2,048 training images) and inside a random subspace of d
+dimensions, and is compared with d/n. The principal angles between the components and the leading
+directions of the Jacobian are also measured.
 """
 
 from functools import partial
@@ -23,7 +24,7 @@ DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 600, "log_every": 
 
 
 def one_network(study: Study, labels: str, seed: int) -> list[Row]:
-    """Rows of a network of one seed, on the labels or on shuffled ones."""
+    """Returns the rows of a network of one seed, trained on the labels or on shuffled labels."""
     data, steps = study.data, study.config.run.steps
     if labels == "shuffled":
         order = np.random.default_rng(seed).permutation(data.train_size)
@@ -38,7 +39,7 @@ def one_network(study: Study, labels: str, seed: int) -> list[Row]:
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """The statements at the configuration's rank, over the taps that are wider than it."""
+    """Judges the statements at the configuration's rank, over the taps that are wider."""
     rank, last = study.config.method.rank, study.config.run.steps
 
     at_rank = where(rows, dimension=rank)
@@ -47,7 +48,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     def mean_over_taps(column: str, labels: str, step: int) -> Any:
         some = where(wide, labels=labels, step=step)
         by_tap = np.log2(some.pivot(index="seed", columns="tap", values=column))
-        # NaN where a tap is silenced: the mean of others is no match for that of all.
+        # If a tap is silenced the mean is NaN, because that of the other taps is not comparable.
         return by_tap.mean(axis=1, skipna=False)
 
     def difference(left: tuple[str, str, int], right: tuple[str, str, int]) -> Any:
@@ -81,7 +82,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
-    """Share over d at each tap."""
+    """Draws the share over d at each tap."""
     table = pd.DataFrame(rows)
     taps = list(table["tap"].unique())
     figure = Figure(figsize=(3.2 * len(taps), 3.8), layout="constrained")
@@ -108,7 +109,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set(title=f"{tap}, {units:,} units", xlabel="dimension d")
     panels[0].set_ylabel("share of the Jacobian inside")
-    # The narrowest tap, where networks on shuffled labels fall silent last.
+    # The legend of the narrowest tap, where networks on shuffled labels fall silent last.
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(f"Jacobian and manifold, {study.data_name}: mean and range of "

@@ -1,9 +1,9 @@
 """The manifold's dimension grows slowly with width.
 
-Networks of several widths are trained by backpropagation. For each tap, over 2,048 training images:
-the participation ratio, the principal components that hold 90, 95 and 99 % of the variance, and the
-intrinsic dimension by TwoNN (Facco et al. 2017); and the exponent of its growth with the number of
-units, by least squares in logarithms.
+Networks of several widths are trained by backpropagation. The measures at each tap, over 2,048
+training images, are the participation ratio, the number of principal components that explain 90, 95
+and 99 % of the variance, and the intrinsic dimension by TwoNN (Facco et al. 2017). The exponent of
+their growth with the number of units is fitted by least squares in logarithms.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {"estimator": "backprop", "steps": 300, "log_every": 
 
 
 def one_network(study: Study, width: float, seed: int) -> list[Row]:
-    """Rows of one network, of `width` times the configuration's units."""
+    """Returns the rows of one network with `width` times the configuration's units."""
     config = study.config.widened(width).replace(seed=seed)
     data = study.data
     ((_, params),) = through_training(config, data, [config.run.steps])
@@ -37,13 +37,13 @@ def one_network(study: Study, width: float, seed: int) -> list[Row]:
 
 
 def exponent(rows: list[Row], tap: str, seed: int, measured: str) -> float:
-    """Slope of log dimension over log units, for one tap and seed."""
+    """Returns the slope of log dimension over log units, for one tap and seed."""
     units, dimensions = np.log(where(rows, tap=tap, seed=seed)[["units", measured]]).to_numpy().T
     return float(np.polyfit(units, dimensions, 1)[0])
 
 
 def exponents(study: Study, rows: list[Row], measured: str) -> np.ndarray:
-    """Mean over taps of the exponent, for each seed."""
+    """Returns the mean over taps of the exponent, for each seed."""
     taps = sorted({row["tap"] for row in rows})
     return np.array(
         [np.mean([exponent(rows, tap, seed, measured) for tap in taps]) for seed in study.seeds]
@@ -51,31 +51,31 @@ def exponents(study: Study, rows: list[Row], measured: str) -> np.ndarray:
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """Whether each measure grows slower than the square root of the number of units."""
+    """Judges whether each measure grows slower than the square root of the number of units."""
     return [
         judge(
-            f"{told} grows slower than the square root of the number of units",
+            f"{label} grows slower than the square root of the number of units",
             "1/2 less the exponent, mean over taps",
             0.5 - exponents(study, rows, measured),
         )
-        for measured, told in MEASURES.items()
+        for measured, label in MEASURES.items()
     ]
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
-    """Each measure over units, one line for each tap, with the exponent."""
+    """Draws each measure over units, with one line per tap and the exponent."""
     table = pd.DataFrame(rows)
     taps = sorted(table["tap"].unique())
     figure = Figure(figsize=(3.3 * len(MEASURES), 3.8), layout="constrained")
     panels = figure.subplots(1, len(MEASURES))
-    for panel, (measured, told) in zip(panels, MEASURES.items(), strict=True):
+    for panel, (measured, label) in zip(panels, MEASURES.items(), strict=True):
         for tap in taps:
             values = where(table, tap=tap).groupby("units")[measured]
             means, ends = values.mean(), values.agg(["min", "max"])
             spread = np.abs(ends.to_numpy().T - means.to_numpy())
             panel.errorbar(means.index, means, spread, fmt="o-", capsize=2, label=tap)
         mean, low, high = student_interval(exponents(study, rows, measured))
-        panel.set_title(f"{told}\nexponent {mean:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
+        panel.set_title(f"{label}\nexponent {mean:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
         panel.yaxis.set_major_formatter("{x:g}")

@@ -1,8 +1,8 @@
 """Noise correlation in the manifold needs fewer probes than isotropic noise.
 
-A feedback estimate of one probe per example and step has N = B (1 + decay) / (1 - decay) probes of
-earlier steps behind it. Networks are trained at several decays, alike but for the subspace; test
-accuracy after the same number of steps tells how many probes each method needs for it.
+With one probe per example and step, a feedback estimate averages N = B (1 + decay) / (1 - decay)
+probes of this and earlier steps. Networks that differ only in the subspace are trained at several
+decays. Test accuracy after the same number of steps shows how many probes each method needs.
 """
 
 from functools import partial
@@ -22,23 +22,23 @@ ALL_DECAYS = (0.0, 0.5, 0.8, 0.9, 0.97, 0.99)
 
 
 def one_setting(study: Study, method: str, decay: float) -> list[Row]:
-    """Every seed of a method at one decay."""
+    """Returns the rows of every seed of a method at one decay."""
     config = study.config.replace(estimator=method, feedback_decay=decay)
-    told = {"method": method, "decay": decay, "probes": effective_probes(config)}
-    return [{**told, **row} for row in trained(study, config)]
+    setting = {"method": method, "decay": decay, "probes": effective_probes(config)}
+    return [{**setting, **row} for row in trained(study, config)]
 
 
 def values(rows: list[Row], column: str, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probes, ascending, and a column at each, of one method and seed."""
+    """Returns numbers of probes, ascending, and the values of a column, for a method and seed."""
     some = where(rows, method=method, seed=seed).sort_values("probes")
     return some["probes"].to_numpy(), some[column].to_numpy()
 
 
 def ratio_at_equal_accuracy(rows: list[Row], seed: int) -> float:
-    """log2 of the probes that VNC needs over those that NMNC needs, for one seed.
+    """Returns log2 of the ratio of the probes that VNC and NMNC need, for one seed.
 
-    The mean over the accuracies that both reach, of probes interpolated in logarithms; NaN where
-    they reach none in common.
+    It is the mean over the accuracies that both reach, with probes interpolated in logarithms; NaN
+    if they reach no common accuracy.
     """
     curves = {}
     for method in METHODS:
@@ -57,7 +57,7 @@ def ratio_at_equal_accuracy(rows: list[Row], seed: int) -> float:
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """At the fewest probes, and for equal accuracy."""
+    """Judges accuracy at the fewest probes, and probes at equal accuracy."""
     fewest = min(row["probes"] for row in rows)
     ahead = [
         values(rows, "test_accuracy", "nmnc", seed)[1][0]
@@ -79,7 +79,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
-    """Accuracy and alignment over probes."""
+    """Draws accuracy and alignment over probes."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     label = "probes behind an estimate of the feedback"
     draw_leads(figure.subplots(1, 2), rows, "probes", label)

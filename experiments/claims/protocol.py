@@ -1,10 +1,10 @@
-"""Every method at the protocol of the paper's group, whose study has VNC and NMNC as baselines.
+"""Every method with the protocol of the paper's group, whose study has VNC and NMNC as baselines.
 
 KempnerInstitute/conditioned-dfa trains a dense network of 1,024 and 512 units on 12,000 images of
-CIFAR-10 for 12 epochs by SGD, with feedback averaged at .8 and refreshed every 1, 20, 100 or 500
-steps, and the manifold, of rank 16, 32 or 64, every 20 steps on 1,024 samples. Here each update of
-the manifold takes the step's 128 images, of which 1,024 count. The images: `--data cifar10`, or
-`--data folder --data-path PATH`.
+CIFAR-10 for 12 epochs by SGD. Feedback is averaged with decay .8 and refreshed every 1, 20, 100 or
+500 steps; the manifold, of rank 16, 32 or 64, is updated every 20 steps on 1,024 samples. Here each
+update uses the step's 128 images, with a decay for which 1,024 images count. The images are those
+of `--data cifar10`, or of `--data folder --data-path PATH`.
 """
 
 from functools import partial
@@ -39,18 +39,18 @@ DEFAULTS: dict[str, Any] = {
     "rank": 64,
     "basis_batch": 1024,
     "basis_update_every": 20,
-    # The weights of all batches add up to 1,024 images.
+    # With this decay the weights of all batches add up to 1,024 images.
     "basis_decay": 1 - BATCH / 1024,
     "alignment_batch": 512,
 }
 REFRESHES = (1, 20, 100, 500)
 RANKS = (16, 32, 64)
 REFRESHED = ("vnc", "nmnc")
-"""Methods that are trained at every refresh interval; the others at 20 steps."""
+"""Methods that are trained at every refresh interval; other methods are trained at 20 steps."""
 
 
 def one_setting(study: Study, method: str, rank: int, refresh: int) -> list[Row]:
-    """Every seed of a method at one rank and refresh interval."""
+    """Returns the rows of every seed of a method at one rank and refresh interval."""
     config = study.config.replace(estimator=method, rank=rank, update_every=refresh)
     rows = trained(study, config)
     angles = [np.degrees(np.arccos(row.get("credit_alignment", np.nan))) for row in rows]
@@ -62,13 +62,13 @@ def one_setting(study: Study, method: str, rank: int, refresh: int) -> list[Row]
 
 
 def accuracies(rows: list[Row], method: str, rank: int, refresh: int) -> np.ndarray:
-    """Test accuracy of each seed at one setting."""
+    """Returns the test accuracy of each seed at one setting."""
     some = where(rows, method=method, rank=rank, refresh=refresh)
     return some.sort_values("seed")["test_accuracy"].to_numpy()
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """Whether the manifold is of use, at each refresh interval."""
+    """Judges whether the manifold helps, at each refresh interval."""
     rank = study.config.method.rank
 
     return [
@@ -94,7 +94,7 @@ def _over_refreshes(panel: Axes, rows: list[Row], column: str, title: str, rank:
 
 
 def draw(study: Study, rows: list[Row], others: list[str]) -> Figure:
-    """Accuracy and angle over the refresh interval, and the accuracy of every method."""
+    """Draws accuracy and angle over the refresh interval, and the accuracy of every method."""
     rank, refresh = study.config.method.rank, study.config.method.update_every
     figure = Figure(figsize=(15, 4.6), layout="constrained")
     accuracy, angle, bars = figure.subplots(1, 3)

@@ -1,13 +1,13 @@
 """Recurrent networks: few probes learn more inside the manifold.
 
-A network of leaky units learns three tasks. Noise in its rates is correlated with what they add to
-the next step, so many times in a step of training (`--probe-rows`; without, each of `PROBES`), and
-credit is chained backwards in time: isotropic (vnc) or in the rates' principal components (nmnc),
-of which as many are taken as hold a share of the variance on the run itself; beside backpropagation
-through time, and the same of which nothing goes through the recurrent weights (one step). With
-`--full` also fixed ranks, fixed random feedback, and the loss to come correlated with noise in each
-trial. And in networks that were trained: their trajectories, the dimension of their activity over
-the number of units, and the share of the recurrent weights inside it.
+A network of leaky units learns three tasks. Noise in its rates is correlated with their effect on
+the next step, with a number of probes per training step (`--probe-rows`; by default each of
+`PROBES`), and credit is chained backwards in time. Noise is isotropic (vnc) or in the principal
+components of the rates (nmnc), whose number is chosen during training by the share of the variance
+that they explain. The baselines are backpropagation through time, with and without the path through
+the recurrent weights (one step). `--full` adds fixed ranks, fixed random feedback, and the later
+loss correlated with noise in each trial. For trained networks the claim also shows trajectories,
+the dimension of activity over the number of units, and the share of the recurrent weights inside.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,36 +39,36 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 TASKS = ("flip_flop", "match", "evidence")
 PROBES = (1, 4, 32, 256, 3200)
-"""In a step: rows of 64 trials of 50 time steps that are perturbed."""
+"""Numbers of probes per step: perturbed rows, of 64 trials of 50 time steps."""
 RANKS = (4, 8, 16, 32)
 EXPLAINED = 0.99
-"""Share of variance that chooses the rank on the run itself; of .9 to .999 chosen on held-out
-trials."""
+"""Share of variance that chooses the rank during training; it was chosen among .9 to .999 on
+held-out trials."""
 MOST = 64
-"""Components that are followed where it does."""
+"""Largest rank that is chosen."""
 FIXED = ("tab:pink", "tab:orange", "tab:brown", "tab:olive")
 """Colours of fixed ranks."""
 CHOSEN = "chosen"
-"""In place of a rank."""
+"""Stands for a rank that is chosen during training."""
 CONTROLS = (
     "feedback_alignment",
     "node_perturbation",
     "node_perturbation_manifold",
 )
 SIZES = (64, 128, 256, 512)
-"""Of the networks whose activity is measured."""
+"""Sizes of the networks whose activity is measured."""
 NEAR = 1.2
-"""The loss to be reached, over that of backpropagation through time."""
+"""The loss to reach, relative to that of backpropagation through time."""
 
 
 def on_task(study: Study, task: str, units: int, **fields: Any) -> tuple[Study, Config]:
-    """The study and its configuration for one task and number of units."""
+    """Returns the study and its configuration for one task and number of units."""
     config = study.config.replace(data=task, features=(units,), **fields)
     return study._replace(config=config, data=load(config)), config
 
 
 def settings(config: Config, *, full: bool) -> Iterator[tuple[str, int | str, int | None]]:
-    """Method, rank and probes in a step (None: all rows) of all that is trained."""
+    """Yields method, rank and probes per step (None for all rows) of everything that is trained."""
     for method in ("backprop", "one_step", *(CONTROLS if full else ())):
         yield method, config.method.rank, None
     for probes in (config.method.probe_rows,) if config.method.probe_rows else PROBES:
@@ -78,7 +78,7 @@ def settings(config: Config, *, full: bool) -> Iterator[tuple[str, int | str, in
 
 
 def manifold(rank: int | str, units: int) -> dict[str, Any]:
-    """Fields of a configuration for a rank, or for one that is `CHOSEN` on the run itself."""
+    """Returns the fields of a configuration for a rank, or for one that is `CHOSEN` in training."""
     if rank == CHOSEN:
         return {"rank": min(MOST, units), "explained_variance": EXPLAINED}
     return {"rank": rank}
@@ -87,21 +87,21 @@ def manifold(rank: int | str, units: int) -> dict[str, Any]:
 def one_setting(
     study: Study, task: str, units: int, method: str, rank: int | str, probes: int | None
 ) -> list[Row]:
-    """Every seed of a method."""
+    """Returns the rows of every seed of a method."""
     inside, config = on_task(
         study, task, units, estimator=method, probe_rows=probes, **manifold(rank, units)
     )
-    told = {"task": task, "units": units, "method": method, "rank": rank, "probes": probes or 0}
-    return [{**told, **row} for row in trained(inside, config)]
+    setting = {"task": task, "units": units, "method": method, "rank": rank, "probes": probes or 0}
+    return [{**setting, **row} for row in trained(inside, config)]
 
 
 def losses(rows: Any, **wanted: Any) -> np.ndarray:
-    """Test loss of each seed where the columns have these values."""
+    """Returns the test loss of each seed in the rows whose columns have these values."""
     return where(rows, **wanted).sort_values("seed")["test_loss"].to_numpy()
 
 
 def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) -> float:
-    """log2 of the probes at which losses first reach a target; twice the most if they never do."""
+    """Returns log2 of the probes at which losses reach a target; of twice the most if never."""
     if measured.min() > target:
         return float(np.log2(2 * probes[-1]))
     place = int(np.argmax(measured <= target))
@@ -113,17 +113,17 @@ def probes_needed(probes: Sequence[int], measured: np.ndarray, target: float) ->
 
 
 def probes_of(rows: Any, **wanted: Any) -> list[int]:
-    """The numbers of probes that were measured."""
+    """Returns the numbers of probes that were measured."""
     return sorted({*where(rows, **wanted)["probes"]} - {0})
 
 
 def ranks_of(rows: Any, **wanted: Any) -> list[int]:
-    """The fixed ranks of nmnc that were measured."""
+    """Returns the fixed ranks of nmnc that were measured."""
     return sorted({*where(rows, method="nmnc", **wanted)["rank"]} - {CHOSEN})
 
 
 def ratio_of_probes(rows: list[Row], task: str, units: int, rank: int | str) -> np.ndarray:
-    """log2 of the probes that vnc needs over those that nmnc needs, for each seed."""
+    """Returns log2 of the ratio of the probes that vnc and nmnc need, for each seed."""
     place = {"task": task, "units": units}
     targets = NEAR * losses(rows, method="backprop", **place)
     needed = []
@@ -135,7 +135,7 @@ def ratio_of_probes(rows: list[Row], task: str, units: int, rank: int | str) -> 
 
 
 def judged(rows: list[Row]) -> list[Verdict]:
-    """At each number of probes; the probes for nearly backpropagation's loss; the chosen rank."""
+    """Judges the loss at each number of probes, the probes that are needed, and the chosen rank."""
     verdicts = []
     for task, units in dict.fromkeys((row["task"], row["units"]) for row in rows):
         place = {"task": task, "units": units}
@@ -181,7 +181,7 @@ def judged(rows: list[Row]) -> list[Verdict]:
 def draw(
     study: Study, rows: list[Row], measured: list[Row], noises: list[Row], paths: list[Row]
 ) -> Figure:
-    """Loss over probes, task by task; what is known of the rates below."""
+    """Draws loss over probes for each task, and measurements of the rates below."""
     places = list(dict.fromkeys((row["task"], row["units"]) for row in rows))
     figure = Figure(figsize=(4.6 * max(len(places), 3), 8), layout="constrained")
     upper: Any

@@ -1,12 +1,12 @@
 """Networks that noise correlation trains come close to the primate visual system.
 
-For each tap of networks trained by each rule, of an untrained one and for pixels, with the
-recordings that --neural names: ridge and partial-least-squares predictivity of each neuron (five
-folds), debiased linear kernel alignment, the correlation of dissimilarities with each subject's;
-with noise ceilings where repeats or subjects give them. Neurons without responses that vary are
-left out and counted, and so are images that leave a tap silent, of the dissimilarities. No tap is
-chosen: verdicts are of the mean over taps, and over neurons; of one recording they replicate seeds,
-and where there are several animals, whose sessions are averaged, animals.
+The measures compare each tap of networks trained by each rule, of an untrained network, and pixels
+with the recordings that --neural names. They are ridge and partial-least-squares predictivity of
+each neuron (five folds), debiased linear kernel alignment, and the correlation of dissimilarities
+with those of each subject, with noise ceilings if there are repeats or subjects. Neurons without
+varying responses are left out and counted, as are images that leave a tap silent, for the
+dissimilarities. No tap is selected: verdicts use the mean over taps and neurons. The replicates are
+seeds for one recording, and animals, whose sessions are averaged, for several.
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ PLAIN = {UNTRAINED: "tab:green", "pixels": "black"}
 
 
 def compare(features: np.ndarray, recording: Neural) -> list[Row]:
-    """Every measure that a recording allows."""
+    """Returns every measure that a recording allows."""
     rows: list[Row] = []
     if recording.responses is not None:
         answers = similarity.answering(recording.responses)
@@ -53,7 +53,7 @@ def compare(features: np.ndarray, recording: Neural) -> list[Row]:
 
 
 def one_network(study: Study, recordings: list[Neural], rule: str, seed: int) -> list[Row]:
-    """Rows of every tap of one network."""
+    """Returns the rows of every tap of one network."""
     estimator = "backprop" if rule == UNTRAINED else rule
     steps = 0 if rule == UNTRAINED else study.config.run.steps
     config = study.config.replace(estimator=estimator, seed=seed)
@@ -68,7 +68,7 @@ def one_network(study: Study, recordings: list[Neural], rule: str, seed: int) ->
 
 
 def pixels(recordings: list[Neural]) -> list[Row]:
-    """Rows of the images themselves."""
+    """Returns the rows of the pixels."""
     return [
         {"rule": "pixels", "seed": 0, "tap": "pixels", **row}
         for recording in recordings
@@ -77,7 +77,7 @@ def pixels(recordings: list[Neural]) -> list[Row]:
 
 
 def ceilings(recordings: list[Neural]) -> list[Row]:
-    """What a perfect model would reach, where it can be told."""
+    """Returns what a perfect model would reach, if it can be estimated."""
     rows: list[Row] = []
     for recording in recordings:
         responses = recording.responses
@@ -99,12 +99,12 @@ def ceilings(recordings: list[Neural]) -> list[Row]:
 
 
 def judged(study: Study, rows: list[Row], animals: dict[str, str]) -> list[Verdict]:
-    """NMNC against every other rule: for each recording over seeds, and for all over animals.
+    """Compares NMNC with every other rule, over seeds for each recording and over animals for all.
 
     Args:
-        study: its seeds.
-        rows: of all networks.
-        animals: recording to the animal it is of, where that is known.
+        study: the study, for its seeds.
+        rows: the rows of all networks.
+        animals: recording to its animal, if it is known.
     """
     verdicts = []
     metrics: dict[str, list[str]] = {}
@@ -130,7 +130,7 @@ def judged(study: Study, rows: list[Row], animals: dict[str, str]) -> list[Verdi
 
 
 def _ahead(study: Study, rows: list[Row], recording: str, metric: str, other: str) -> np.ndarray:
-    """By how much nmnc is ahead of another rule, for each seed."""
+    """Returns the lead of nmnc over another rule, for each seed."""
     column = "neurons" if metric == "ridge" else "value"
 
     def mean(rule: str, seed: int) -> float:
@@ -141,7 +141,7 @@ def _ahead(study: Study, rows: list[Row], recording: str, metric: str, other: st
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
-    """Each measure of each recording over the taps."""
+    """Draws each measure of each recording over the taps."""
     kinds = list(dict.fromkeys((row["recording"], row["metric"]) for row in rows))
     taps = list(dict.fromkeys(row["tap"] for row in rows if row["rule"] == RULES[0]))
     columns = min(4, len(kinds))
@@ -162,7 +162,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
         panel.set_xticks(range(len(taps)), taps)
         panel.set_title(f"{recording}: {metric}", fontsize=9)
         panel.set_ylabel("alignment" if metric == "cka" else "correlation", fontsize=8)
-    # Not every recording tells a ceiling.
+    # Not every recording has a ceiling.
     shown = {label: handle for panel in panels[: len(kinds)]
              for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}  # fmt: skip
     figure.legend(
@@ -174,10 +174,10 @@ def draw(study: Study, rows: list[Row]) -> Figure:
 
 
 def check(recording: Neural) -> None:
-    """Refuses a recording that cannot be compared; prints how many of its neurons are left out.
+    """Checks that a recording can be compared, and prints how many neurons are left out.
 
     Raises:
-        UserError: if it has too few images, or no neuron that answers.
+        UserError: if it has too few images, or no neuron whose responses vary.
     """
     count = len(recording.images)
     if count < similarity.FOLDS:
@@ -198,7 +198,7 @@ def check(recording: Neural) -> None:
 
 
 def say_silent(rows: list[Row]) -> None:
-    """Prints where images that leave a tap silent are left out of the dissimilarities."""
+    """Prints how many images leave a tap silent, which its dissimilarities leave out."""
     silent = {(row["recording"], row["rule"], row["tap"]): row["silent_images"]
               for row in rows if row.get("silent_images")}  # fmt: skip
     for (recording, rule, tap), count in silent.items():

@@ -1,8 +1,8 @@
 """How fresh the basis must be, how long feedback may remember, and how large noise may be.
 
-Networks are trained by nmnc over the steps between updates of the components and the decay of the
-feedback, with the feedback carried over to each new basis and without; and, measured by central
-differences, over the size of the perturbations.
+Networks are trained by nmnc for several numbers of steps between updates of the components and
+several decays of the feedback, with and without rotation of the feedback to each new basis; and,
+with central differences, for several sizes of the perturbations.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from experiments.methods import COLOURS
 
 DEFAULTS: dict[str, Any] = {"steps": 200, "log_every": 200, "rank": 128, "alignment_batch": 512}
 REFRESHES = (10, 50)
-"""Steps between updates of the components, beside never."""
+"""Numbers of steps between updates of the components; bases that never move are also measured."""
 ALL_REFRESHES = (5, 10, 25, 50, 100)
 DECAYS = (0.5, 0.9, 0.98)
 ALL_DECAYS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -30,24 +30,24 @@ ALL_SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 def one_setting(study: Study, method: str, refresh: int, decay: float) -> list[Row]:
-    """Every seed of a method at one refresh interval and decay, by exact derivatives."""
+    """Returns the rows of a method at one refresh interval and decay, by exact derivatives."""
     config = study.config.replace(
         estimator=method, basis_update_every=refresh, feedback_decay=decay
     )
-    told = {"method": method, "refresh": refresh, "decay": decay, "sigma": 0.0}
-    return [{**told, **row} for row in trained(study, config)]
+    setting = {"method": method, "refresh": refresh, "decay": decay, "sigma": 0.0}
+    return [{**setting, **row} for row in trained(study, config)]
 
 
 def one_size(study: Study, sigma: float) -> list[Row]:
-    """Every seed of nmnc at one size of the perturbations, by central differences."""
+    """Returns the rows of nmnc at one size of the perturbations, by central differences."""
     config = study.config.replace(estimator="nmnc", difference="central", sigma=sigma)
-    told = {"method": "nmnc", "refresh": config.method.basis_update_every,
-            "decay": config.method.feedback_decay, "sigma": sigma}  # fmt: skip
-    return [{**told, **row} for row in trained(study, config)]
+    setting = {"method": "nmnc", "refresh": config.method.basis_update_every,
+               "decay": config.method.feedback_decay, "sigma": sigma}  # fmt: skip
+    return [{**setting, **row} for row in trained(study, config)]
 
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
-    """A moving basis, its rotation, and the size of noise."""
+    """Judges the moving basis, the rotation of feedback, and the size of noise."""
     setting = ["method", "refresh", "decay", "sigma", "seed"]
     found: Any = pd.DataFrame(rows).set_index(setting).sort_index()
     refreshes = sorted({row["refresh"] for row in rows if not row["sigma"]})
@@ -61,11 +61,11 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     def over_decays(function: Callable[[float], np.ndarray]) -> np.ndarray:
         return np.mean([function(decay) for decay in decays], axis=0)
 
-    told = f"test accuracy with an update every {often} steps less that with none, over decays"
+    label = f"test accuracy with an update every {often} steps less that with none, over decays"
     return [
         judge(
             "the basis must be refreshed",
-            told,
+            label,
             over_decays(
                 lambda decay: value("test_accuracy", "nmnc", often, decay, 0.0)
                 - value("test_accuracy", "nmnc", never, decay, 0.0)
@@ -90,7 +90,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 
 def _map(panel: Axes, study: Study, rows: Any, column: str, title: str) -> None:
-    """A map of means over seeds: refresh interval by decay."""
+    """Draws a map of means over seeds, by refresh interval and decay."""
     table = pd.DataFrame(rows).pivot_table(column, "refresh", "decay")
     means = table.to_numpy()
     panel.imshow(means, cmap="viridis", aspect="auto")
@@ -106,20 +106,20 @@ def _map(panel: Axes, study: Study, rows: Any, column: str, title: str) -> None:
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:
-    """Maps of accuracy and alignment, and both over the size of noise."""
+    """Draws maps of accuracy and alignment, and both over the size of noise."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     panels = figure.subplots(2, 3)
     exact = [row for row in rows if not row["sigma"]]
     sized = [row for row in rows if row["sigma"]]
     columns = {"test_accuracy": "test accuracy", "credit_alignment": "credit alignment"}
-    for line, (column, told) in zip(panels, columns.items(), strict=True):
+    for line, (column, label) in zip(panels, columns.items(), strict=True):
         for panel, method in zip(line, ("nmnc", "nmnc_unrotated"), strict=False):
             some = where(exact, method=method)
             turned = "turns with the basis" if method == "nmnc" else "does not turn"
-            _map(panel, study, some, column, f"{told}, feedback {turned}")
+            _map(panel, study, some, column, f"{label}, feedback {turned}")
         band(line[2], sized, "sigma", column, colour=COLOURS["nmnc"], label="nmnc")
         line[2].set_xscale("log")
-        line[2].set_title(f"{told}, central differences", fontsize=10)
+        line[2].set_title(f"{label}, central differences", fontsize=10)
         line[0].set_ylabel("steps between updates of the basis")
     for panel in panels[1][:2]:
         panel.set_xlabel("decay of the feedback")

@@ -1,4 +1,4 @@
-"""What the claims share: seeds, parts that are kept, intervals, verdicts, tables and figures."""
+"""Code that the claims share: seeds, stored parts, intervals, verdicts, tables and figures."""
 
 import dataclasses
 import json
@@ -32,13 +32,13 @@ class Options:
     config: tyro.conf.OmitArgPrefixes[Config]
     """The network, its training and the data."""
     seeds: int = 5
-    """Number of seeds, from `seed` on."""
+    """Number of seeds, starting with `seed`."""
     full: bool = False
-    """The published version: more points; up to hours."""
+    """Run the published version, with more points, which takes up to hours."""
     out: Path | None = None
-    """New or empty directory for the results; by default one below runs/."""
+    """New or empty directory for the results; by default a new one in runs/."""
     resume: bool = False
-    """Go on with the claim in `out`."""
+    """Continue the claim in `out`."""
     neural: tuple[Path, ...] = ()
     """similarity only: recordings, each a folder or archive of images/ and responses.npy or
     rdms_*.npy."""
@@ -47,10 +47,10 @@ class Options:
 def band(
     panel: Axes, rows: Any, x: str, y: str, *, colour: str, label: str, fill: bool = True
 ) -> np.ndarray:
-    """Draws one column over another: mean and, filled, 95 % interval of the rows at each place.
+    """Draws one column over another: the mean and, filled, the 95 % interval at each x.
 
     Returns:
-        Mean, low and high at each place, [places, 3].
+        Mean, low and high at each x, [points, 3].
     """
     groups = list(pd.DataFrame(rows).groupby(x)[y])
     places: Any = [at for at, _ in groups]
@@ -62,14 +62,14 @@ def band(
 
 
 class Study(NamedTuple):
-    """One claim under way.
+    """The settings of one claim.
 
     Attributes:
-        directory: for its results.
+        directory: directory of the results.
         config: the network, its training and the data.
         seeds: the seeds.
-        full: whether all points are wanted.
-        data: the data set: of images, but for the claim `recurrent`.
+        full: whether to measure all points.
+        data: the data set, which is one of images except for the claim `recurrent`.
         neural: paths of recordings.
     """
 
@@ -82,22 +82,22 @@ class Study(NamedTuple):
 
     @property
     def data_name(self) -> str:
-        """The data set's name, for figures: of a folder or an archive, its own."""
+        """Name of the data set for figures; a folder or an archive is named by its path."""
         return Path(self.config.data.data_path).name.split(".")[0] or self.config.data.name
 
     def part(self, name: str, make: Callable[[], list[Row]]) -> list[Row]:
-        """Measures one part, or reads it where an earlier run has left it."""
+        """Measures one part, or reads the result of an earlier run."""
         path = self.directory / "parts" / f"{name}.json"
         if not path.exists():
             rows = make()
             path.parent.mkdir(exist_ok=True)
             write_json(path, rows)
             print(f"{name}: measured", flush=True)
-        # Read back in any case, so that a resumed claim computes with the same numbers.
+        # Results are always read back, so that a resumed claim computes with the same numbers.
         return json.loads(path.read_text())
 
     def finish(self, name: str, rows: list[Row], verdicts: list[Verdict], figure: Figure) -> None:
-        """Writes the table, the figure and the verdicts, and prints the last."""
+        """Writes the table, the figure and the verdicts, and prints the verdicts."""
         write_table(self.directory / f"{name}.csv", rows)
         figure.savefig(self.directory / f"{name}.png", dpi=130)
         write_json(self.directory / "verdicts.json", [verdict._asdict() for verdict in verdicts])
@@ -111,17 +111,17 @@ class Study(NamedTuple):
 
 
 def effective_probes(config: Config) -> float:
-    """Probes behind one estimate of the feedback: this step's, and earlier ones' as they count."""
+    """Returns the effective number of probes of one feedback estimate, earlier steps included."""
     decay = config.method.feedback_decay
     return config.run.batch * config.method.least_probes * (1 + decay) / (1 - decay)
 
 
 def trained(study: Study, config: Config) -> list[Row]:
-    """Trains a network of every seed; they share what is compiled.
+    """Trains a network with every seed; the seeds share compiled programs.
 
     Returns:
-        For each seed: test accuracy and loss, and alignment of the credit, at each tap and in the
-        mean. Of a run that diverged, what was measured last before.
+        For each seed the test accuracy and loss, and the alignment of the credit at each tap and
+        its mean. If a run diverged, these are its last measurements before.
     """
     trainer = make_trainer(config, study.data)
     rows: list[Row] = []
@@ -133,12 +133,12 @@ def trained(study: Study, config: Config) -> list[Row]:
             train(trainer, own, study.data, records.append)
         except Diverged as why:
             diverged = {"diverged": str(why)}
-        rows.append({"seed": seed, **told(records[-1]), **diverged})
+        rows.append({"seed": seed, **measurements(records[-1]), **diverged})
     return rows
 
 
-def told(record: Row) -> Row:
-    """Accuracy, loss, the rank that was chosen, and alignment of the credit, also at each tap."""
+def measurements(record: Row) -> Row:
+    """Returns accuracy, loss, chosen rank, and alignment of the credit with its values at taps."""
     alignments = record.get("alignment", {})
     row = {name: record[name] for name in ("test_accuracy", "test_loss")}
     if alignments:
@@ -149,7 +149,7 @@ def told(record: Row) -> Row:
 
 
 def draw_leads(panels: Sequence[Axes], rows: list[Row], x: str, label: str) -> None:
-    """Draws accuracy and alignment of nmnc and vnc over a column, in doublings."""
+    """Draws accuracy and alignment of nmnc and vnc over a column on a logarithmic axis."""
     columns = {
         "test_accuracy": "test accuracy",
         "credit_alignment": "alignment of the credit, mean over taps",

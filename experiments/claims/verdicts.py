@@ -1,4 +1,4 @@
-"""Verdicts: what measurements over seeds say of a statement."""
+"""Verdicts on statements, from measurements over seeds."""
 
 from typing import Any, NamedTuple
 
@@ -8,16 +8,16 @@ from experiments.analysis.statistics import student_interval
 
 
 class Verdict(NamedTuple):
-    """What the measurements say of one statement.
+    """The verdict on one statement.
 
     Attributes:
-        statement: what is claimed.
+        statement: the statement.
         verdict: "supported", "not supported" or "undecided".
-        quantity: the number that decides, by its sign.
-        mean: over replicates.
+        quantity: name of the quantity whose sign decides.
+        mean: mean of the quantity over replicates.
         low: lower end of its 95 % interval.
-        high: upper end.
-        test: how the interval was made.
+        high: upper end of the interval.
+        test: how the interval was computed.
     """
 
     statement: str
@@ -30,22 +30,21 @@ class Verdict(NamedTuple):
 
 
 def judge(statement: str, quantity: str, samples: Any, *, unit: str = "seed") -> Verdict:
-    """Judges a statement that holds where a quantity is positive.
+    """Judges a statement that holds if a quantity is positive.
 
-    Of the null a verdict other than "undecided" comes in one of twenty: the interval is of the mean
-    over what was replicated, and what varies within a replicate (neurons, images, taps) is averaged
-    before.
+    Under the null hypothesis one verdict in twenty is not "undecided". The interval is that of the
+    mean over replicates; values within a replicate (neurons, images, taps) are averaged first.
 
     Args:
-        statement: what is claimed.
-        quantity: the quantity's name.
-        samples: its value for each replicate, [replicates].
-        unit: what a replicate is: a seed, a session, an animal.
+        statement: the statement.
+        quantity: name of the quantity.
+        samples: value of the quantity for each replicate, [replicates].
+        unit: kind of the replicates: seed, session or animal.
 
     Returns:
-        "supported" where the 95 % Student interval of the mean is above zero, "not supported" where
-        it is below, otherwise "undecided", as with one replicate. Replicates without a value (NaN)
-        are left out.
+        "supported" if the 95 % Student interval of the mean is above zero, "not supported" if it is
+        below, and "undecided" otherwise, such as with one replicate. Replicates without a value
+        (NaN) are left out.
     """
     values = np.asarray(samples, float)
     values = values[np.isfinite(values)]

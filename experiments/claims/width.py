@@ -1,9 +1,9 @@
 """Isotropic noise correlation starves in wide networks when probes are few; in the manifold not.
 
-Networks of a sixteenfold range of width are trained by both, alike in probes, rank and energy. And
-the law: in networks that backpropagation has trained, feedback from one step's probes is held
-against the exact Jacobian at every tap, to see which side of alpha > d/n each method leads on
-(experiments.crossover tells the law with the number of probes in it).
+Networks of a sixteenfold range of width are trained by both methods, with the same probes, rank and
+energy. To test the law, in networks that backpropagation has trained, feedback from the probes of
+one step is compared with the exact Jacobian at every tap: alpha > d/n should predict which method
+has the larger cosine (experiments.crossover has the law with the number of probes).
 """
 
 from functools import partial
@@ -26,13 +26,13 @@ EXAMPLES = 128
 
 
 def one_width(study: Study, method: str, width: float) -> list[Row]:
-    """Every seed of a method at one width."""
+    """Returns the rows of every seed of a method at one width."""
     config = study.config.widened(width).replace(estimator=method)
     return [{"method": method, "width": width, **row} for row in trained(study, config)]
 
 
 def one_network(study: Study, width: float, seed: int) -> list[Row]:
-    """The crossover at each tap of one network: shares, predictions and cosines."""
+    """Measures the crossover at each tap of one network: shares, predictions and cosines."""
     config = study.config.widened(width).replace(estimator="backprop", seed=seed)
     rows = crossover.measure(
         config,
@@ -46,26 +46,26 @@ def one_network(study: Study, width: float, seed: int) -> list[Row]:
 
 
 def leads(rows: list[Row], column: str) -> Any:
-    """Nmnc's lead over vnc in a column: a table of width by seed."""
+    """Returns the lead of nmnc over vnc in a column, a table of width by seed."""
     table: Any = pd.DataFrame(rows).pivot(index="width", columns=["method", "seed"], values=column)
     return table["nmnc"] - table["vnc"]
 
 
 def slope(rows: list[Row], column: str, seed: int) -> float:
-    """Growth of nmnc's lead over vnc in a column, for each doubling of the width."""
+    """Returns the growth of nmnc's lead over vnc in a column, per doubling of the width."""
     found = leads(rows, column)[seed]
     return float(np.polyfit(np.log2(found.index.to_numpy()), found.to_numpy(), 1)[0])
 
 
 def agreement(rows: list[Row], seed: int, bound: str) -> float:
-    """Share of one seed's points at which alpha above a bound tells which method leads."""
+    """Returns the share of a seed's points at which a bound on alpha predicts the better method."""
     some = where(rows, seed=seed)
     line = some["rank"] / some["units"] if bound == "d/n" else some["crossover"]
     return float(((some["share"] > line) == (some["nmnc"] > some["vnc"])).mean())
 
 
 def judged(study: Study, rows: list[Row], law: list[Row]) -> list[Verdict]:
-    """The lead at the widest, its growth, and the law."""
+    """Judges the lead at the largest width, its growth, and the law."""
     widest = max(row["width"] for row in rows)
     return [
         judge(
@@ -85,17 +85,17 @@ def judged(study: Study, rows: list[Row], law: list[Row]) -> list[Verdict]:
         ),
         *(
             judge(
-                f"alpha above {told} tells where nmnc's feedback is the better aligned one",
+                f"alpha above {label} tells where nmnc's feedback is the better aligned one",
                 "share of the points where it does, less 1/2",
                 [agreement(law, seed, bound) - 0.5 for seed in study.seeds],
             )
-            for bound, told in (("d/n", "d/n"), ("crossover", "the law with the probes in it"))
+            for bound, label in (("d/n", "d/n"), ("crossover", "the law with the probes in it"))
         ),
     ]
 
 
 def draw(study: Study, rows: list[Row], law: list[Row]) -> Figure:
-    """Accuracy and alignment over width, and the crossover."""
+    """Draws accuracy and alignment over width, and the crossover."""
     figure = Figure(figsize=(12.5, 3.9), layout="constrained")
     *curves, points = figure.subplots(1, 3)
     draw_leads(curves, rows, "width", "width, over the configuration's")

@@ -1,4 +1,4 @@
-"""Data sets: embedded images and text, those of TensorFlow Datasets, tasks through time."""
+"""Data sets: embedded images and text, sets of TensorFlow Datasets, and tasks through time."""
 
 import os
 
@@ -31,7 +31,7 @@ def load(config: Config) -> Dataset:
     """Loads the data set of a configuration.
 
     Raises:
-        UserError: if a package or the data are missing, or cannot be read.
+        UserError: if a package or the data are missing, or if the data cannot be read.
     """
     data = config.data
     if data.name == "imagenet2012":
@@ -49,7 +49,7 @@ def load(config: Config) -> Dataset:
 
 
 def load_in_memory(config: Config) -> InMemory:
-    """Loads one of the sets that fit into memory: all but imagenet2012; otherwise as `load`."""
+    """Loads an image data set that fits into memory, which are all except imagenet2012."""
     data = _in_memory(config.data)
     if config.data.train_images is not None:
         data = some_images(data, config.data.train_images)

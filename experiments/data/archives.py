@@ -1,4 +1,4 @@
-"""Official archives: found, checked against their published sha256, and read member by member."""
+"""Finds official archives, checks their published sha256, and reads them member by member."""
 
 import hashlib
 import lzma
@@ -17,19 +17,19 @@ LARGE = 1 << 30
 
 
 class Archive(NamedTuple):
-    """One file as its makers publish it."""
+    """One file as it is published."""
 
     name: str
     sha256: str
     source: str
-    """Where a user gets it."""
+    """Address from which users download it."""
 
 
 def find(archive: Archive, directory: Path) -> Path:
-    """Returns the archive's path.
+    """Returns the path of an archive in a directory.
 
     Raises:
-        UserError: if it is not there; it says where to get it.
+        UserError: if the archive is missing. The message says where to get it.
     """
     path = directory / archive.name
     if not path.is_file():
@@ -41,12 +41,12 @@ def verify(archive: Archive, path: Path, read: Callable[[int], None]) -> None:
     """Compares a file with the published checksum.
 
     Args:
-        archive: what it should be.
+        archive: the published archive.
         path: the file.
-        read: called with the number of bytes that are read so far.
+        read: function that is called with the number of bytes read so far.
 
     Raises:
-        UserError: if it is another file.
+        UserError: if the checksums differ.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -56,35 +56,37 @@ def verify(archive: Archive, path: Path, read: Callable[[int], None]) -> None:
     if digest.hexdigest() != archive.sha256:
         raise UserError(
             f"{path} has sha256 {digest.hexdigest()}; {archive.name} has {archive.sha256}: "
-            "it is incomplete or another file, fetch it again"
+            "the file is incomplete or another one; download it again"
         )
 
 
 def check_path(member: str, name: str) -> None:
-    """Refuses a member of archive `name` whose path leads out of it."""
+    """Raises a UserError if the path of a member leads out of the archive `name`."""
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts or "\\" in member:
         raise UserError(f"{name} holds {member!r}, a path that leads out of it")
 
 
 def check_size(name: str, size: int, compressed: int) -> None:
-    """Refuses a file that would fill the memory from almost nothing: a decompression bomb.
+    """Checks that a compressed file is not a decompression bomb.
 
     Raises:
-        Unreadable: if it is larger than 1 GiB and a hundred times what it was compressed to.
+        Unreadable: if it is larger than 1 GiB and than a hundred times its compressed size.
     """
     if size > LARGE and size > 100 * compressed:
-        raise Unreadable(f"{name} holds {size} bytes in {compressed}: it is a decompression bomb")
+        raise Unreadable(
+            f"{name} has {size} bytes, compressed to {compressed}: it is a decompression bomb"
+        )
 
 
 def lazy_members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yields the name of each regular file of a tar archive, and what reads it, in its order.
+    """Yields the name of each regular file of a tar archive with a function that reads it.
 
-    A file is read before the next one is asked for.
+    The function must be called before the next file is requested.
 
     Raises:
-        UserError: if a member is neither a file nor a directory, or its path leads out of the
-            archive; or, here or from what reads a file, if the archive is damaged.
+        UserError: if a member is neither a file nor a directory, or if its path leads out of the
+            archive; here or from the function, if the archive is damaged.
     """
     whole = file.stat().st_size if isinstance(file, Path) else LARGE
     with (
@@ -116,7 +118,7 @@ def _damage_named(name: str) -> Iterator[None]:
 
 
 def members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
-    """Yields name and content of each regular file of a tar archive, in its order.
+    """Yields name and content of each regular file of a tar archive, in order.
 
     Raises:
         UserError: as `lazy_members` does.

@@ -1,7 +1,7 @@
-"""The catalogue's cifar10 and imagenet2012, prepared from the official archives.
+"""Prepares cifar10 and imagenet2012 from the official archives.
 
-TensorFlow Datasets' own preparation of the two needs TensorFlow. These builders write what it would
-write, under the same names, versions and features, so that `tfds.data_source` reads it.
+The preparation of TensorFlow Datasets needs TensorFlow. These builders write the same data sets
+without it, with the same names, versions and features, so that `tfds.data_source` reads them.
 """
 
 import io
@@ -29,7 +29,7 @@ LABELS = "datasets/imagenet2012/labels.txt"
 with registered.skip_registration():
 
     class _FromArchives(tfds.core.GeneratorBasedBuilder):
-        """Writes array_record files from official archives, telling each example."""
+        """Writes array_record files from official archives, and counts the examples."""
 
         def __init__(
             self,
@@ -88,7 +88,7 @@ with registered.skip_registration():
             rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
             for index, row in enumerate(rows):
                 self._counted()
-                # As a picture: TFDS encodes arrays by TensorFlow.
+                # TFDS would encode an array by TensorFlow, so that it is given an image.
                 image = Image.fromarray(row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
                 yield index, {"id": f"{split}_{index:05d}", "image": image, "label": int(row[0])}
 
@@ -112,8 +112,8 @@ with registered.skip_registration():
                 known = set(tfds.core.tfds_path(LABELS).read_text().split())
                 for name in sorted(set(classes) - known):
                     raise UserError(
-                        f"class {name!r} is none of imagenet2012's; experiments.train reads other "
-                        "classes from their folders, by --data-path"
+                        f"class {name!r} is none of imagenet2012's; experiments.train --data-path "
+                        "reads folders with other classes"
                     )
                 images = [_files(part, classes) for part in self._archives[:2]]
             else:
@@ -131,7 +131,7 @@ with registered.skip_registration():
 
 
 def _files(files: Files, classes: list[str]) -> Iterator[tuple[str, str, bytes]]:
-    """File name, class and content of each extracted image."""
+    """Yields file name, class and content of each extracted image."""
     names = set()
     for record in files:
         name = Path(record["file"]).name
@@ -142,22 +142,22 @@ def _files(files: Files, classes: list[str]) -> Iterator[tuple[str, str, bytes]]
 
 
 def _file(files: dict[str, bytes], name: str) -> bytes:
-    """One of CIFAR-10's files."""
+    """Returns one of CIFAR-10's files."""
     path = f"{CIFAR10_FOLDER}/{name}"
     if path not in files:
-        raise UserError(f"the archive of cifar10 holds no {path}")
+        raise UserError(f"the archive of cifar10 has no file {path}")
     return files[path]
 
 
 def _training_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
-    """File name, class and content of each image, from the archive of one archive per class."""
+    """Yields file name, class and content of each image of an archive of one archive per class."""
     for name, inner in members(archive, archive.name):
         for image, content in members(io.BytesIO(inner), f"{name} in {archive.name}"):
             yield image, name.removesuffix(".tar"), content
 
 
 def _validation_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
-    """The same of the validation images, whose labels are listed in the order of their numbers."""
+    """Yields the same for the validation images, whose labels are listed by their numbers."""
     labels = official_labels()
     for name, content in members(archive, archive.name):
         # ILSVRC2012_val_00000001.JPEG
@@ -168,14 +168,14 @@ def _validation_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def as_jpeg(content: bytes, name: str) -> bytes:
-    """Returns an image as RGB or grey JPEG; one of them is a PNG, and some are CMYK.
+    """Returns an image as RGB or grey JPEG; one image of ImageNet is a PNG, and some are CMYK.
 
     Raises:
-        Unreadable: if it is damaged.
+        Unreadable: if the image is damaged.
     """
     with opened(content, name) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            # Reads all of the file, at an eighth of the size: a cut one is found in a millisecond.
+            # Decoding at an eighth of the size reads the whole file and finds damage quickly.
             image.draft(image.mode, (1, 1))
             image.load()
             return content

@@ -1,4 +1,4 @@
-"""Decoded sets that are kept, so that images are decoded once."""
+"""The cache of decoded data sets, so that images are decoded once."""
 
 import os
 import tempfile
@@ -13,20 +13,20 @@ from experiments.files import write_whole
 
 
 def check_writable(cache: Path) -> None:
-    """Refuses a cache that cannot be written, before anything is decoded for it.
+    """Checks that the cache can be written, before anything is decoded.
 
     Raises:
-        UserError: naming the cache and why.
+        UserError: if the cache cannot be written.
     """
-    there = next(place for place in (cache, *cache.parents) if os.path.exists(place))
+    existing = next(place for place in (cache, *cache.parents) if os.path.exists(place))
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise _unwritable(cache, error) from error
 
 
 def kept_set(path: Path) -> dict[str, np.ndarray] | None:
-    """Returns a set that was decoded before; None without one, or where its file is damaged."""
+    """Returns a data set that was decoded before; None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -37,10 +37,10 @@ def kept_set(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def keep_set(path: Path, parts: dict[str, np.ndarray], damaged: list[str]) -> None:
-    """Keeps a decoded set, whole or not at all, and the list of what is left out of it.
+    """Writes a decoded data set atomically, and the list of the images that are left out of it.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the cache cannot be written.
     """
     temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
     try:
@@ -55,12 +55,12 @@ def keep_set(path: Path, parts: dict[str, np.ndarray], damaged: list[str]) -> No
 
 
 def damage_list(path: Path) -> Path:
-    """Returns where the list of what is left out of a set is kept."""
+    """Returns the path of the list of images that are left out of a data set."""
     return path.with_suffix(".damaged.txt")
 
 
 def _unwritable(cache: Path, error: OSError) -> UserError:
     return UserError(
-        f"the cache is {readable(cache)}, which cannot be written: {error.strerror}; the variable "
-        "NMNC_JAX_CACHE takes another directory"
+        f"the cache is {readable(cache)}, which cannot be written: {error.strerror}; set "
+        "the environment variable NMNC_JAX_CACHE to another directory"
     )

@@ -1,4 +1,4 @@
-"""The sets that TensorFlow Datasets' catalogue names: what they are made of, and their reading."""
+"""Describes and reads the data sets of TensorFlow Datasets."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ IMAGENET = "https://image-net.org/download-images (after registration)"
 
 
 class Entry(NamedTuple):
-    """One set of the catalogue."""
+    """One data set."""
 
     archives: tuple[Archive, ...]
     splits: tuple[str, str]
     """Names of the training and the test split."""
     examples: int
-    """In both splits together."""
+    """Number of examples in both splits."""
 
 
 CATALOGUE = {
@@ -56,11 +56,11 @@ CATALOGUE = {
 
 
 def open_sources(name: str, data_dir: Path) -> tuple[Any, Any]:
-    """Opens both splits of a prepared set for random access, with images still encoded.
+    """Opens both splits of a prepared data set for random access to encoded images.
 
     Raises:
-        UserError: if it is not there (it says what to fetch, where to put it and what to run), or
-            the packages that read it are missing.
+        UserError: if the data set is missing, with instructions to prepare it, or if the packages
+            that read it are missing.
     """
     entry = CATALOGUE[name]
     try:
@@ -70,8 +70,8 @@ def open_sources(name: str, data_dir: Path) -> tuple[Any, Any]:
     if not list((data_dir / name).glob("[0-9]*/dataset_info.json")):
         names = " and ".join(archive.name for archive in entry.archives)
         raise UserError(
-            f"{name} is not in {data_dir}: get {names} from {entry.archives[0].source}, put that "
-            "in a directory DIR, and run: "
+            f"{name} is not in {data_dir}: get {names} from {entry.archives[0].source} into a "
+            "directory DIR, and run: "
             f"python -m experiments.prepare {name} --archive DIR --data-dir {data_dir}"
         )
     skip = {"image": tfds.decode.SkipDecoding()}
@@ -89,10 +89,10 @@ def open_sources(name: str, data_dir: Path) -> tuple[Any, Any]:
 
 
 def load_cifar10(data_dir: Path, validation: bool) -> InMemory:
-    """Reads CIFAR-10 into memory; its test part is 5,000 training images if `validation`.
+    """Reads CIFAR-10 into memory; if `validation`, 5,000 training images are the test set.
 
     Raises:
-        UserError: as `open_sources` does.
+        UserError: if `open_sources` raises.
     """
     train_source, test_source = open_sources("cifar10", data_dir)
     train = _whole(train_source)
@@ -104,7 +104,7 @@ def load_cifar10(data_dir: Path, validation: bool) -> InMemory:
 
 
 def _whole(source: Any) -> Examples:
-    """All examples, in the order of their names, which no preparation changes."""
+    """Returns all examples in the order of their names, which is the same for all preparations."""
     from experiments.data.pictures import picture
 
     records = sorted(source.__getitems__(range(len(source))), key=lambda record: record["id"])

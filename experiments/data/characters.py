@@ -1,4 +1,4 @@
-"""Text to predict character by character: the language reference that Python itself ships."""
+"""Text to predict character by character: the language reference that Python contains."""
 
 import re
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from experiments.data.dataset import Examples, batch_indices, class_correct, cla
 from nmnc_jax.types import Array
 
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-"""Line end and printable ASCII. What else the text has is written as a question mark."""
+"""Line end and printable ASCII. Other characters are replaced by a question mark."""
 TEST_SHARE = 10
-"""One character in ten is tested, at the end of the text."""
+"""The last tenth of the text is the test set."""
 
 
 class Characters(NamedTuple):
-    """A `Dataset` of sequences that share no character: tokens [examples, T + 1] of one text.
+    """A `Dataset` of sequences that do not overlap: tokens [examples, T + 1] of one text.
 
     Attributes:
-        train: sequences of the text's first part.
-        test: of a part that training never sees.
+        train: sequences of the first part of the text.
+        test: sequences of the last part, which are not used in training.
     """
 
     train: np.ndarray
@@ -31,52 +31,52 @@ class Characters(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """One for each character of the alphabet."""
+        """Number of outputs, one for each character of the alphabet."""
         return len(ALPHABET)
 
     @property
     def chance(self) -> float:
-        """Of the most frequent character."""
+        """Share of the most frequent character."""
         return float(np.bincount(self.train.ravel()).max() / self.train.size)
 
     @property
     def train_size(self) -> int:
-        """Training sequences."""
+        """Number of training sequences."""
         return len(self.train)
 
     @property
     def test_size(self) -> int:
-        """Test sequences."""
+        """Number of test sequences."""
         return len(self.test)
 
     def train_examples(self, indices: np.ndarray) -> Examples:
-        """Takes characters [examples, T] and those that follow each of them."""
+        """Returns characters [examples, T] of training sequences and the character after each."""
         return self.train[indices, :-1], self.train[indices, 1:]
 
     def test_examples(self, indices: np.ndarray) -> Examples:
-        """Takes test sequences in the same way."""
+        """Returns the same for test sequences."""
         return self.test[indices, :-1], self.test[indices, 1:]
 
     def train_batches(
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
-        """Yields these rows of each of these steps' batches."""
+        """Yields the given rows of the batch of each step."""
         for step in steps:
             yield self.train_examples(batch_indices(self.train_size, batch, seed, step)[rows])
 
     def normalise(self, inputs: Array) -> Array:
-        """Leaves tokens as they are."""
+        """Returns tokens unchanged."""
         return inputs
 
     def correct(self, outputs: Array, targets: Array) -> Array:
-        """Share of the characters of each sequence that were predicted."""
+        """Returns the share of correctly predicted characters of each sequence, [B]."""
         return jnp.mean(class_correct(outputs, targets), axis=1)
 
 
 def load_characters(steps: int, validation: bool) -> Characters:
-    """Cuts the text into sequences of `steps` characters and the one that follows.
+    """Cuts the text into sequences of `steps` characters with their next characters.
 
-    The test part is held out of training if `validation`.
+    If `validation`, a held-out part of the training text is the test set.
     """
     text = _text()
     kept = len(text) - len(text) // TEST_SHARE
@@ -95,7 +95,7 @@ def _sequences(text: str, steps: int) -> np.ndarray:
 
 
 def _text() -> str:
-    """Every paragraph once, since topics repeat each other's, in the order of the topics."""
+    """Returns every paragraph once, because topics share paragraphs, in the order of topics."""
     from pydoc_data.topics import topics
 
     paragraphs = (

@@ -1,4 +1,4 @@
-"""Files that cannot be read: left out and listed, or refused at once."""
+"""Handles files that cannot be read: they are left out and listed, or raise an error."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,10 +9,10 @@ Value = TypeVar("Value")
 
 
 class Damage:
-    """What cannot be read: left out and listed, or refused at once.
+    """Collects files that cannot be read, or raises an error at the first one.
 
     Attributes:
-        found: names of files to why each cannot be read.
+        found: name of a file to the reason why it cannot be read.
     """
 
     def __init__(self, skip: bool):
@@ -20,10 +20,10 @@ class Damage:
         self._skip = skip
 
     def attempt(self, name: str, read: Callable[[], Value]) -> Value | None:
-        """Reads one file; returns None where it cannot be read and is left out.
+        """Reads one file; returns None if it cannot be read and is left out.
 
         Raises:
-            Unreadable: if damaged files are not left out.
+            Unreadable: if the file cannot be read and damaged files are not left out.
         """
         try:
             return read()

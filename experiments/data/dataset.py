@@ -1,4 +1,4 @@
-"""What a data set is to the training loop, and the order of its examples."""
+"""The interface of data sets, and the order of their examples."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,61 +17,61 @@ Examples = tuple[np.ndarray, np.ndarray]
 
 
 def class_loss(outputs: Array, targets: Array) -> Array:
-    """Cross entropy of each example, [B], from outputs [B, classes] and classes [B]."""
+    """Returns the cross entropy of each example, [B], for outputs [B, classes] and classes [B]."""
     return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
 
 def class_correct(outputs: Array, targets: Array) -> Array:
-    """Whether each example's class was told, [B]."""
+    """Returns whether the most likely class of each example is correct, [B]."""
     return (outputs.argmax(axis=-1) == targets).astype(outputs.dtype)
 
 
 def among_five(outputs: Array, targets: Array) -> Array:
-    """Whether at most four classes are as likely as each example's own, [B]."""
+    """Returns whether at most four other classes are as likely as the correct one, [B]."""
     own = jnp.take_along_axis(outputs, jnp.maximum(targets, 0)[..., None], axis=-1)
-    # None is, not even itself, where outputs are not numbers.
+    # If outputs are NaN, no class is as likely as the correct one, not even itself.
     as_likely = (outputs >= own).sum(axis=-1)
     return ((as_likely > 0) & (as_likely <= 5)).astype(outputs.dtype)
 
 
 class Dataset(Protocol):
-    """A data set: images and their classes, or the trials of a task."""
+    """A data set of images and their classes, or of the trials of a task."""
 
     @property
     def outputs(self) -> int:
-        """Outputs of a network, one for each class where there are classes."""
+        """Number of outputs of a network, one for each class if there are classes."""
         ...
 
     @property
     def chance(self) -> float:
-        """Share of right answers without looking."""
+        """Share of correct answers without information from the inputs."""
         ...
 
     @property
     def train_size(self) -> int:
-        """Training examples."""
+        """Number of training examples."""
         ...
 
     @property
     def test_size(self) -> int:
-        """Examples that training never sees."""
+        """Number of test examples."""
         ...
 
     def train_examples(self, indices: np.ndarray) -> Examples:
-        """Reads training examples as they are tested: without augmentation."""
+        """Returns training examples without augmentation."""
         ...
 
     def test_examples(self, indices: np.ndarray) -> Examples:
-        """Reads test examples."""
+        """Returns test examples."""
         ...
 
     def train_batches(
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
-        """Yields these rows of each of these steps' batches.
+        """Yields the given rows of the batch of each step.
 
-        A step's batch is known from its number alone, so that a run resumes where it was. Each of
-        several processes reads rows of its own.
+        The batch of a step depends only on the seed and the step, so that a run can be resumed.
+        Each of several processes reads other rows.
 
         Raises:
             UserError: if the batch is larger than the training set.
@@ -79,23 +79,23 @@ class Dataset(Protocol):
         ...
 
     def normalise(self, inputs: Array) -> Inputs:
-        """Makes read images the network's inputs, float32; it runs on the device."""
+        """Converts examples to the network's inputs, float32; it runs on the device."""
         ...
 
     def loss(self, outputs: Array, targets: Array) -> Array:
-        """Loss of each example, [B], or of each of its time steps, [B, T]."""
+        """Returns the loss of each example, [B], or of each time step, [B, T]."""
         ...
 
     def correct(self, outputs: Array, targets: Array) -> Array:
-        """Share of right answers of each example, [B]."""
+        """Returns the share of correct answers of each example, [B]."""
         ...
 
 
 def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray:
-    """Indices of one step's examples.
+    """Returns the indices of one step's examples.
 
-    The order is a permutation keyed by (seed, epoch). A last incomplete batch of an epoch is left
-    out.
+    The order is a permutation that depends on (seed, epoch). The incomplete last batch of an epoch
+    is left out.
 
     Raises:
         UserError: if the batch is larger than the data set.
@@ -112,6 +112,6 @@ def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batches(examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[np.ndarray]:
-    """Yields the indices of each step's examples, without end; otherwise as `batch_indices`."""
+    """Yields `batch_indices` of each step, without end."""
     for step in count(first_step):
         yield batch_indices(examples, batch, seed, step)

@@ -1,4 +1,4 @@
-"""Data sets as a plan needs them: the shapes and numbers of the real ones, without their files."""
+"""Data sets for plans, with the shapes and numbers of the real ones but without their files."""
 
 import dataclasses
 import io
@@ -15,19 +15,19 @@ from experiments.data.imagenet import HELD_OUT, ImageNet
 from experiments.data.in_memory import InMemory
 
 IMAGENET = 1_281_167, 50_000
-"""Training and validation images of imagenet2012."""
+"""Numbers of training and validation images of imagenet2012."""
 CIFAR = 50_000, 10_000
-"""Training and test images of cifar10."""
+"""Numbers of training and test images of cifar10."""
 
 
 def describe(config: Config) -> Dataset:
-    """Makes what a plan asks of a configuration's data set.
+    """Returns the data set of a configuration for a plan.
 
-    Nothing is read of cifar10 and of a prepared imagenet2012: images are noise, as many as there
-    are. Other data sets are at hand, and are loaded.
+    For cifar10 and a prepared imagenet2012 nothing is read: images are noise, in the same number.
+    Other data sets are loaded.
 
     Raises:
-        UserError: as `experiments.data.load` does.
+        UserError: if `experiments.data.load` raises.
     """
     if config.data.name == "imagenet2012" and not config.data.data_path:
         train, test = IMAGENET
@@ -35,7 +35,7 @@ def describe(config: Config) -> Dataset:
             train, test = train - HELD_OUT, HELD_OUT
         return ImageNet(_Noise(train), _Noise(test), np.arange(train), np.arange(test))
     if config.data.name == "cifar10":
-        # One image for all, in the memory of one.
+        # All images share the memory of one.
         noise = np.random.default_rng(0).normal(size=(32, 32, 3)).astype(np.float32)
         images, tested = (np.broadcast_to(noise, (size, *noise.shape)) for size in CIFAR)
         classes, test_classes = (np.arange(size, dtype=np.int32) % 10 for size in CIFAR)

@@ -1,4 +1,4 @@
-"""Data sets that need no download: digits, mnist5k and photos, whole in memory."""
+"""Data sets in memory that need no download: digits, mnist5k and photos."""
 
 import numpy as np
 
@@ -11,13 +11,13 @@ PHOTOS = (
 )  # fmt: skip
 SKLEARN_PHOTOS = ("china", "flower")
 WHITE = {"digits": 16, "mnist5k": 255, "photos": 1}
-"""What a white pixel is in each set's images."""
+"""Value of a white pixel in the images of each data set."""
 BLOCKS = 16
 TEST_BLOCKS = 4
 
 
 def load_embedded(name: str, *, variant: str = "plain", validation: bool = False) -> InMemory:
-    """Loads digits, mnist5k or photos; its test part is held out of training if `validation`.
+    """Loads digits, mnist5k or photos; if `validation`, a held-out training part is the test set.
 
     Raises:
         UserError: if a package is missing.
@@ -51,7 +51,7 @@ def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
 def _split(
     images: np.ndarray, targets: np.ndarray, validation: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A fixed random fifth is the test set; a fifth of the rest is held out for validation."""
+    """Splits off a fixed random fifth as test set, or a fifth of the rest for validation."""
     order = np.random.default_rng(0).permutation(len(images))
     train, test = np.split(order, [len(order) * 4 // 5])
     if validation:
@@ -82,7 +82,7 @@ def _photos(
 
 
 def _photo(name: str) -> np.ndarray:
-    """One photograph as bytes, [height, width, 3]."""
+    """Returns one photograph, uint8 [height, width, 3]."""
     if name in SKLEARN_PHOTOS:
         from sklearn.datasets import load_sample_image
 
@@ -94,7 +94,7 @@ def _photo(name: str) -> np.ndarray:
 
 
 def _patch(photo: np.ndarray, blocks: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random square of 32 to 96 pixels inside one of the blocks, resized to 32, turned."""
+    """Returns a random square of 32 to 96 pixels in one of the blocks, resized to 32 and turned."""
     from PIL import Image
 
     height, width = photo.shape[0] // 4, photo.shape[1] // 4
@@ -109,7 +109,7 @@ def _patch(photo: np.ndarray, blocks: np.ndarray, random: np.random.Generator) -
 
 
 def _remove_cues(patches: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Permutes the channels or makes the patch grey; standardises it; draws gain and offset."""
+    """Permutes channels or removes colour, standardises each patch, and draws gain and offset."""
     changed = np.empty_like(patches)
     for place, patch in enumerate(patches):
         grey = np.repeat(patch.mean(axis=2, keepdims=True), 3, axis=2)

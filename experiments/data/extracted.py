@@ -1,8 +1,8 @@
-"""ImageNet as extracted files: folders of classes for training, folders or a flat list to test.
+"""ImageNet as extracted files, in folders of classes or, for testing, in a flat folder.
 
-Nothing is held in memory but the files' names and classes. Links are followed. The layouts are
-those of the official archives, unpacked, of Kaggle's archive (below ``ILSVRC/Data/CLS-LOC``) and of
-what the usual scripts make of both.
+Only the names and classes of the files are in memory. Links are followed. The layouts are those of
+the unpacked official archives, of Kaggle's archive (in ``ILSVRC/Data/CLS-LOC``), and of the usual
+scripts that rearrange both.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Files(Sequence[dict[str, Any]]):
     """Random access to encoded images and their classes, by number."""
 
     def __init__(self, names: list[str], labels: list[int], root: Path):
-        """Keeps names as bytes of one array: a list of a million takes ten times the memory."""
+        """Stores names as one array of bytes; a list of a million takes ten times the memory."""
         self.root = os.fsencode(root)
         self.names = np.array([os.fsencode(name) for name in names])
         self.labels = np.array(labels, np.int32)
@@ -42,8 +42,8 @@ class Files(Sequence[dict[str, Any]]):
             with open(name, "rb") as file:
                 content = file.read()
         except OSError as error:
-            told = readable(os.fsdecode(name))
-            raise Unreadable(f"{told} cannot be read: {error.strerror}") from error
+            shown = readable(os.fsdecode(name))
+            raise Unreadable(f"{shown} cannot be read: {error.strerror}") from error
         return {"image": content, "label": self.labels[int(place)], "file": os.fsdecode(name)}
 
 
@@ -51,8 +51,8 @@ class Extracted(NamedTuple):
     """Both parts of an extracted ImageNet.
 
     Attributes:
-        train: its training images.
-        test: its validation images.
+        train: training images.
+        test: validation images.
         classes: names of the classes, in the order of their numbers.
     """
 
@@ -62,14 +62,14 @@ class Extracted(NamedTuple):
 
 
 def open_extracted(path: Path, official_labels: Sequence[str] = ()) -> Extracted:
-    """Lists the files of an extracted ImageNet, of any number of classes.
+    """Lists the files of an extracted ImageNet with any number of classes.
 
     Args:
-        path: the folder that holds train/ and val/, or one above it.
+        path: the folder that contains train/ and val/, or a folder above it.
         official_labels: the class of each official validation image, in the order of their numbers.
 
     Raises:
-        UserError: naming what is missing or does not fit.
+        UserError: if folders, classes or images are missing or do not fit.
     """
     root = _root(path)
     classes = sorted(entry.name for entry in _entries(root / "train") if entry.is_dir())
@@ -99,7 +99,7 @@ def _root(path: Path) -> Path:
 
 
 def _entries(path: Path) -> Iterable[os.DirEntry[str]]:
-    """What a folder holds, sorted, but for what systems leave."""
+    """Returns the entries of a folder, sorted, without files of the operating system."""
     try:
         with os.scandir(path) as entries:
             return sorted((e for e in entries if is_kept(e.name)), key=lambda entry: entry.name)
@@ -128,7 +128,7 @@ def _in_classes(path: Path, numbers: dict[str, int]) -> Files:
 
 
 def _kaggle_labels(path: Path, root: Path) -> dict[str, str]:
-    """Class of each validation image by its name without suffix, as Kaggle's table has it."""
+    """Reads Kaggle's table: name of a validation image without suffix to its class."""
     for place in (path, root, *root.parents):
         table = place / KAGGLE_LABELS
         if table.is_file():
@@ -145,7 +145,7 @@ def _kaggle_labels(path: Path, root: Path) -> dict[str, str]:
 def _flat(
     path: Path, numbers: dict[str, int], kaggle: dict[str, str], official: Sequence[str]
 ) -> Files:
-    """Validation images without folders: their classes by Kaggle's table, or by their numbers."""
+    """Lists validation images without folders, with classes from Kaggle's table or by number."""
     names = list(_images(path))
     labels = []
     for name in names:

@@ -1,4 +1,4 @@
-"""A data set of the user's own: images in folders, or an archive of them, never unpacked."""
+"""A data set of a user: images in folders, or in an archive, which is not unpacked."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,11 @@ from experiments.progress import shown
 SPLITS = ("train", "test", "val")
 LAYOUT = f"train/<class>/{KINDS} and test/<class>/... or val/<class>/..."
 RULES = 3
-"""Counts changes in how images are read, so that no set decoded by earlier rules is used."""
+"""Version of how images are read, so that data sets decoded by earlier versions are not used."""
 
 
 class Member(NamedTuple):
-    """One image: its split, class and path, and its encoded content."""
+    """One image, with its split, class, path and encoded content."""
 
     split: str
     label: str
@@ -38,21 +38,21 @@ def load_folder(
     cache: Path,
     skip_damaged: bool = False,
 ) -> InMemory:
-    """Reads an image folder or an archive of one.
+    """Reads a folder or an archive of images.
 
-    The test part is test/, or val/ where there is no test/. With `validation` it is a tenth of
-    train/, or val/ where there are both. Images are decoded once and kept in a cache, under the
+    The test set is test/, or val/ if there is no test/. With `validation` it is a tenth of train/,
+    or val/ if there are both. Images are decoded once and kept in a cache, which is keyed by the
     content of the archive.
 
     Args:
         path: directory, zip, or tar of any compression, of train/<class>/ and test|val/<class>/.
-        image_size: side to which images are resized; None where all have one size.
-        validation: whether the test part is to choose settings by.
-        cache: directory of decoded sets.
+        image_size: side to which images are resized; None if all images have one size.
+        validation: whether the test set is used to choose settings.
+        cache: directory of decoded data sets.
         skip_damaged: whether images that cannot be read are left out, counted and listed.
 
     Raises:
-        UserError: naming what is missing, mixed, unsafe or unreadable.
+        UserError: if images are missing, unreadable, of several sizes or in an unsafe archive.
     """
     check_source("data_path", path, LAYOUT)
     check_writable(cache)
@@ -69,7 +69,7 @@ def load_folder(
 
 
 def _chosen(parts: dict[str, np.ndarray], validation: bool, name: str) -> tuple[Examples, Examples]:
-    """The training part, and the part that is tested."""
+    """Returns the training set and the test set."""
     of_split = {
         split: (parts[f"{split}_images"], parts[f"{split}_targets"])
         for split in SPLITS
@@ -78,20 +78,20 @@ def _chosen(parts: dict[str, np.ndarray], validation: bool, name: str) -> tuple[
     train = of_split.pop("train")
     if len(of_split) == 2:
         used, other = ("val", "test") if validation else ("test", "val")
-        print(f"{name} has test/ and val/: tested on {used}/, {other}/ is left alone", flush=True)
+        print(f"{name} has test/ and val/: {used}/ is tested, {other}/ is not used", flush=True)
         return train, of_split[used]
     (only,) = of_split.values()
     return held_out(train) if validation else (train, only)
 
 
 def _place(name: str) -> tuple[str, str] | None:
-    """Split and class of a file; what is above the split's folder does not count."""
+    """Returns split and class of a file; folders above that of the split are ignored."""
     parts = PurePosixPath(name).parts
     return (parts[-3], parts[-2]) if len(parts) >= 3 and parts[-3] in SPLITS else None
 
 
 def _found(path: Path, damage: Damage) -> tuple[list[Member], set[str], list[str]]:
-    """Images in the order of their paths, all classes, and files that are no images."""
+    """Returns images in the order of their paths, all classes, and files that are not images."""
     found: list[Member] = []
     labels: set[str] = set()
     others: list[str] = []
@@ -111,7 +111,7 @@ def _found(path: Path, damage: Damage) -> tuple[list[Member], set[str], list[str
 
 
 def _check_splits(path: Path, found: Iterable[Member], labels: set[str]) -> list[str]:
-    """The splits that there are; each has images of every class."""
+    """Returns the existing splits, and checks that each has images of every class."""
     name = readable(path)
     of_split = {split: {m.label for m in found if m.split == split} for split in SPLITS}
     if not any(of_split.values()):
@@ -120,7 +120,8 @@ def _check_splits(path: Path, found: Iterable[Member], labels: set[str]) -> list
     for split in ("train", *tested):
         for label in sorted(labels - of_split[split]):
             raise UserError(
-                f"class {label!r} of {name} has no {split} images ({KINDS}); it takes some in each"
+                f"class {label!r} of {name} has no {split} images ({KINDS}); each class takes some "
+                "in each split"
             )
     return ["train", *tested]
 
@@ -128,18 +129,18 @@ def _check_splits(path: Path, found: Iterable[Member], labels: set[str]) -> list
 def _decode(
     path: Path, image_size: int | None, damage: Damage, listed: Path
 ) -> dict[str, np.ndarray]:
-    """Decodes every image, in the order of their paths."""
+    """Decodes every image, in the order of paths."""
     name = readable(path)
     found, labels, others = _found(path, damage)
     roots = {PurePosixPath(member.path).parts[:-3] for member in found}
     if len(roots) > 1:
         first, second = sorted("/".join(root) or "." for root in roots)[:2]
-        raise UserError(f"{name} holds splits in {first} and in {second}; it takes one of them")
+        raise UserError(f"{name} has splits in {first} and in {second}; it takes only one of them")
     _check_splits(path, found, labels)
 
     def read(member: Member) -> np.ndarray | None:
-        told = f"{member.path} in {name}"
-        return damage.attempt(member.path, lambda: picture(member.content, told, image_size))
+        label = f"{member.path} in {name}"
+        return damage.attempt(member.path, lambda: picture(member.content, label, image_size))
 
     images = _shown(read, found, f"decoding {readable(path.name)}")
     kept = [(m, image) for m, image in zip(found, images, strict=True) if image is not None]
@@ -149,11 +150,13 @@ def _decode(
         if image.shape != size:
             raise UserError(
                 f"{member.path} in {name} has {image.shape[:2]} pixels and {first.path} "
-                f"{size[:2]}; image_size takes the side that all are to have"
+                f"{size[:2]}; set image_size to the side to which all are resized"
             )
     notes = []
     if others:
-        notes.append(f"{name}: left out {len(others)} files that are no {KINDS}, as {others[0]}")
+        notes.append(
+            f"{name}: left out {len(others)} files that are no {KINDS}, such as {others[0]}"
+        )
     if damage.found:
         notes.append(
             f"{name}: left out {len(damage.found)} of {len(kept) + len(damage.found)} images that "
@@ -172,7 +175,7 @@ def _decode(
 def _shown(
     read: Callable[[Member], np.ndarray | None], found: list[Member], label: str
 ) -> list[np.ndarray | None]:
-    """Reads in parallel, showing how far it is."""
+    """Reads in parallel, and shows the progress."""
     images: list[np.ndarray | None] = []
     with ThreadPoolExecutor() as pool, shown(label, len(found)) as show:
         for done, image in enumerate(pool.map(read, found), 1):

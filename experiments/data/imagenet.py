@@ -1,4 +1,4 @@
-"""ImageNet, read by grain while training runs: random access, augmentation, exact resume."""
+"""ImageNet, read by grain during training with random access, augmentation and exact resumption."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -20,18 +20,18 @@ from nmnc_jax.types import Array
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-"""Of the training images' channels, from 0 to 1, as usually published."""
+"""Mean and deviation of the training images' channels, from 0 to 1, as usually published."""
 CENTRE = 224 / 256
-"""Side of the tested square over the image's shorter side."""
+"""Side of the square that is tested, relative to the image's shorter side."""
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
-"""Of the random crops that train (Szegedy et al. 2015)."""
+"""Ranges of area and aspect ratio of random crops in training (Szegedy et al. 2015)."""
 NAME = "an image of imagenet2012"
 VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
 HELD_OUT = 10_000
 THREADS = 16
 AHEAD = 1024
-"""Images that are decoded before they are asked for."""
+"""Number of images that are decoded in advance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ class ImageNet:
 
     Attributes:
         train_source: random access to records of image (encoded) and label.
-        test_source: the same.
-        train_places: the training images' places in their source.
-        test_places: the test images' places in theirs.
-        side: of the square images that it yields.
+        test_source: the same for test images.
+        train_places: indices of the training images in their source.
+        test_places: indices of the test images in their source.
+        side: side of the square images.
     """
 
     train_source: Any
@@ -59,12 +59,12 @@ class ImageNet:
 
     @property
     def train_size(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self.train_places)
 
     @property
     def test_size(self) -> int:
-        """Test images."""
+        """Number of test images."""
         return len(self.test_places)
 
     def train_examples(self, indices: np.ndarray) -> Examples:
@@ -87,13 +87,13 @@ class ImageNet:
     def train_batches(
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
-        """Yields these rows of each of these steps' batches, cropped and flipped at random.
+        """Yields the given rows of the batch of each step, cropped and flipped at random.
 
-        Which image, crop and flip is known from the seed, the step and the row alone.
+        Image, crop and flip depend only on the seed, the step and the row.
         """
         import grain
 
-        batch_indices(self.train_size, batch, seed, steps.start)  # Refuses too large a batch.
+        batch_indices(self.train_size, batch, seed, steps.start)  # Raises for too large a batch.
         examples = _Examples(self, batch, seed, steps, rows)
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
         stream = grain.MapDataset.source(examples).to_iter_dataset(options)
@@ -130,20 +130,20 @@ class _Examples(Sequence[tuple[np.ndarray, np.int32]]):
 
 
 def load_imagenet(data_dir: Path, validation: bool) -> ImageNet:
-    """Opens ImageNet; its test part is 10,000 training images if `validation`.
+    """Opens a prepared ImageNet; if `validation`, 10,000 training images are the test set.
 
     Raises:
-        UserError: as `open_sources` does.
+        UserError: if `open_sources` raises.
     """
     train, test = open_sources("imagenet2012", data_dir)
     return _split(train, test, 1000, validation)
 
 
 def stream_imagenet(path: Path, validation: bool) -> ImageNet:
-    """Opens extracted images, of any number of classes; otherwise as `load_imagenet`.
+    """Opens extracted images with any number of classes, like `load_imagenet`.
 
     Raises:
-        UserError: as `open_extracted` does.
+        UserError: if `open_extracted` raises.
     """
     check_source("data_path", path, LAYOUT)
     found = open_extracted(path, official_labels())
@@ -151,7 +151,7 @@ def stream_imagenet(path: Path, validation: bool) -> ImageNet:
 
 
 def official_labels() -> list[str]:
-    """Classes of the official validation images by their numbers; none without TFDS."""
+    """Returns the classes of the official validation images by number; empty without TFDS."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -172,7 +172,7 @@ def _split(train: Any, test: Any, classes: int, validation: bool) -> ImageNet:
 
 
 def _name(record: Any) -> str:
-    """What a record is called in errors: its file, where that is known."""
+    """Returns the name of a record for errors, which is its file if it is known."""
     return readable(record["file"]) if "file" in record else NAME
 
 
@@ -193,7 +193,7 @@ def crop_at_random(
         width, height = upright_size(image)
         area = width * height * random.uniform(*AREA)
         ratio = np.exp(random.uniform(*np.log(RATIO)))
-        # A part that does not fit is cut to the image.
+        # A crop that does not fit is cut to the image.
         across, down = min((area * ratio) ** 0.5, width), min((area / ratio) ** 0.5, height)
         left, top = random.uniform(0, width - across), random.uniform(0, height - down)
         crop = _resized(image, (left, top, left + across, top + down), side)
@@ -201,9 +201,9 @@ def crop_at_random(
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """Part of an upright image as a square of bytes.
+    """Returns a part of an upright image as a square, uint8.
 
-    JPEG decodes at half the size or less at a fraction of the cost: never below the square's size.
+    JPEG is decoded at a reduced size, which is cheaper, but not below the size of the square.
     """
     width, height = upright_size(image)
     across = int(side * width / (box[2] - box[0])) + 1

@@ -1,4 +1,4 @@
-"""Sets of images that are whole in memory: standardised, held out, shifted and mirrored."""
+"""Image data sets in memory: standardisation, held-out sets and augmentation."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from nmnc_jax.types import Array
 
 
 class InMemory(NamedTuple):
-    """A `Dataset` that is whole in memory.
+    """A `Dataset` in memory.
 
     Attributes:
-        train_inputs: float32 images of mean 0 and variance 1 over the training set; channels that
+        train_inputs: float32 images with mean 0 and variance 1 over the training set; channels that
             do not vary there are 0.
         train_targets: int32 classes.
-        test_inputs: images that training never sees.
+        test_inputs: test images.
         test_targets: their classes.
         classes: number of classes.
-        white: what a white pixel was before images were standardised.
-        mean: what was subtracted from them.
-        scale: by what they were multiplied then.
+        white: value of a white pixel before standardisation.
+        mean: the mean that standardisation subtracts.
+        scale: the factor by which standardisation then multiplies.
         augment: whether training images are shifted and mirrored at random.
     """
 
@@ -41,58 +41,59 @@ class InMemory(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """One for each class."""
+        """Number of outputs, one for each class."""
         return self.classes
 
     @property
     def chance(self) -> float:
-        """Of classes that are equally frequent."""
+        """Chance level for equally frequent classes."""
         return 1 / self.classes
 
     @property
     def train_size(self) -> int:
-        """Training examples."""
+        """Number of training examples."""
         return len(self.train_inputs)
 
     @property
     def test_size(self) -> int:
-        """Test examples."""
+        """Number of test examples."""
         return len(self.test_inputs)
 
     def train_examples(self, indices: np.ndarray) -> Examples:
-        """Takes training examples."""
+        """Returns training examples."""
         return self.train_inputs[indices], self.train_targets[indices]
 
     def test_examples(self, indices: np.ndarray) -> Examples:
-        """Takes test examples."""
+        """Returns test examples."""
         return self.test_inputs[indices], self.test_targets[indices]
 
     def train_batches(
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
-        """Yields these rows of each of these steps' batches."""
+        """Yields the given rows of the batch of each step."""
         for step in steps:
             places = batch_indices(self.train_size, batch, seed, step)[rows]
             images, targets = self.train_examples(places)
             if self.augment:
-                random = np.random.default_rng((seed, step, 1))  # Not that of an epoch's order.
+                # Another sequence than that of the order in an epoch.
+                random = np.random.default_rng((seed, step, 1))
                 images = shifted_and_mirrored(images, random, rows)
             yield images, targets
 
     def presented(self, images: np.ndarray) -> np.ndarray:
-        """Makes other pictures, uint8 [images, side, side, 3], the inputs of a trained network."""
+        """Converts other images, uint8 [images, side, side, 3], to inputs of a trained network."""
         raw = images.astype(np.float32) * np.float32(self.white / 255)
         if self.train_inputs.shape[-1] == 1:
             raw = raw.mean(axis=-1, keepdims=True)
         return (raw - self.mean) * self.scale
 
     def normalise(self, inputs: Array) -> Array:
-        """Leaves inputs as they are: they were standardised in memory."""
+        """Returns inputs unchanged, because they are standardised in memory."""
         return inputs
 
 
 def held_out(train: Examples) -> tuple[Examples, Examples]:
-    """Parts a training set, at random but always alike, into nine tenths and the rest.
+    """Splits a training set in nine tenths and the rest, by a fixed random order.
 
     Raises:
         UserError: if it has fewer than 10 examples.
@@ -109,10 +110,12 @@ def held_out(train: Examples) -> tuple[Examples, Examples]:
 
 
 def some_images(data: InMemory, count: int) -> InMemory:
-    """Takes a number of the training images, at random but always alike, standardised as all are.
+    """Returns a data set with a number of its training images, chosen by a fixed random order.
+
+    The images keep the standardisation of the whole training set.
 
     Raises:
-        UserError: if there are fewer.
+        UserError: if there are fewer training images.
     """
     if count > data.train_size:
         raise UserError(f"train_images is {count}; there are {data.train_size}")
@@ -124,9 +127,9 @@ def some_images(data: InMemory, count: int) -> InMemory:
 def standardised(
     train: Examples, test: Examples, classes: int, *, each_channel: bool, white: float
 ) -> InMemory:
-    """Standardises images by the training set's mean and deviation, over all or by channel.
+    """Standardises images by the training set's mean and deviation, over all pixels or by channel.
 
-    A channel that does not vary in training holds nothing to learn from: it is 0 in every image.
+    A channel that does not vary in training is 0 in every image.
     """
     inputs, test_inputs = (part[0].astype(np.float32) for part in (train, test))
     mean = _pixel_mean(inputs, lambda block: block, each_channel)
@@ -143,7 +146,7 @@ def standardised(
 def _pixel_mean(
     images: np.ndarray, function: Callable[[np.ndarray], np.ndarray], each_channel: bool
 ) -> np.ndarray:
-    """Mean of a function of the pixels; float32 is exact enough within a block of images."""
+    """Averages a function of the pixels, in float32 within blocks and in float64 over blocks."""
     rows = images.reshape(len(images), -1)
     blocks = (function(rows[at : at + 256]).sum(axis=0) for at in range(0, len(rows), 256))
     pixels = sum(block.astype(np.float64) for block in blocks) / len(rows)
@@ -154,12 +157,12 @@ def _pixel_mean(
 def shifted_and_mirrored(
     images: np.ndarray, random: np.random.Generator, rows: np.ndarray
 ) -> np.ndarray:
-    """Shifts images by up to an eighth of their side, filled with the mean, and mirrors half.
+    """Shifts images by up to an eighth of their side, fills with the mean, and mirrors half.
 
     Args:
-        images: standardised, [rows, height, width, channels].
-        random: of the step.
-        rows: of the batch, which give each image's shift wherever it is read.
+        images: standardised images, [rows, height, width, channels].
+        random: random generator of the step.
+        rows: rows of the batch, which determine the shift of each image in any process.
     """
     _, height, width, _ = images.shape
     most = max(height, width) // 8

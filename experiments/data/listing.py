@@ -1,4 +1,4 @@
-"""Files of a folder or an archive, which is never unpacked."""
+"""Lists the files of a folder or an archive, which is not unpacked."""
 
 import hashlib
 import os
@@ -17,15 +17,15 @@ LEFT_BY_SYSTEMS = {
 
 
 def check_source(field: str, path: Path, takes: str) -> None:
-    """Refuses a path that is neither a folder nor a file.
+    """Checks that a path is a folder or a file.
 
     Args:
-        field: what the path is of, for the error.
+        field: name of the field, for the error.
         path: the path.
         takes: the layout that the field takes, for the error.
 
     Raises:
-        UserError: naming the field and the path.
+        UserError: if the path is neither a folder nor a file.
     """
     if not (os.path.isfile(path) or os.path.isdir(path)):
         why = "is neither file nor folder" if os.path.exists(path) else "does not exist"
@@ -33,19 +33,20 @@ def check_source(field: str, path: Path, takes: str) -> None:
 
 
 def readable(name: str | Path) -> str:
-    """Returns a name as it can be printed: bytes that are not UTF-8 are escaped."""
+    """Returns a printable name, in which bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def files_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yields each file's name in a folder or an archive, and what reads it.
+    """Yields the name of each file in a folder or an archive with a function that reads it.
 
-    Links are followed. Names that begin with a dot and those that systems leave (``__MACOSX``,
-    ``Thumbs.db``) are left out. A file is read before the next one is asked for.
+    Links are followed. Names that begin with a dot and files of operating systems (``__MACOSX``,
+    ``Thumbs.db``) are left out. The function must be called before the next file is requested.
 
     Raises:
-        Unreadable: from what reads a file.
-        UserError: if the whole cannot be read, has a path that leads out of it or a name twice.
+        Unreadable: (from the function) if the file cannot be read.
+        UserError: if the folder or archive cannot be read, or has a name twice or a path that leads
+            out of it.
     """
     names = set()
     for name, read in _folder(path) if path.is_dir() else _archive(path):
@@ -53,7 +54,7 @@ def files_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         if not all(map(is_kept, PurePosixPath(name).parts)):
             continue
         if name in names:
-            raise UserError(f"{readable(path)} holds {name!r} twice")
+            raise UserError(f"{readable(path)} contains {name!r} twice")
         names.add(name)
         yield name, read
 
@@ -76,7 +77,7 @@ def content_key(path: Path) -> str:
 
 
 def is_kept(part: str) -> bool:
-    """Whether a file or a folder of this name is a user's own."""
+    """Returns whether a name is neither hidden nor that of a file of an operating system."""
     return not part.startswith(".") and part.lower() not in LEFT_BY_SYSTEMS
 
 
@@ -86,7 +87,7 @@ def _folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _below(path: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[tuple[str, Path]]:
-    """Files below a folder, sorted, with their names in it; links to folders are followed."""
+    """Yields the files in a folder and its subfolders, sorted, with their relative names."""
     here = os.path.realpath(path)
     if here in above:
         raise UserError(f"{readable(path)} is a link to a folder that it is in")
@@ -103,7 +104,7 @@ def _below(path: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterato
 
 def _read(file: Path, name: str) -> bytes:
     if not os.path.isfile(file):
-        raise Unreadable(f"{name} cannot be read: it is a link to nothing, or no regular file")
+        raise Unreadable(f"{name} cannot be read: it is a broken link or not a regular file")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -127,9 +128,9 @@ def _archive(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
-    told = f"{member.filename} in {name}"
-    check_size(told, member.file_size, member.compress_size)
+    label = f"{member.filename} in {name}"
+    check_size(label, member.file_size, member.compress_size)
     try:
         return archive.read(member)
-    except Exception as error:  # Each compression raises its own kinds at damaged content.
-        raise Unreadable(f"{told} cannot be read: {in_one_line(error)}") from error
+    except Exception as error:  # Each compression raises other types of errors.
+        raise Unreadable(f"{label} cannot be read: {in_one_line(error)}") from error

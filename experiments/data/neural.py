@@ -1,4 +1,4 @@
-"""Recordings of neurons, and dissimilarities of brain areas, with the images that were shown."""
+"""Reads recordings of neurons and dissimilarities of brain areas, with the images shown."""
 
 import contextlib
 import io
@@ -21,11 +21,11 @@ class Neural(NamedTuple):
     """One recording.
 
     Attributes:
-        name: of its file.
+        name: name of the recording's file.
         images: uint8, [images, side, side, 3], in the order of the responses.
-        responses: [repeats, images, neurons], NaN where a repeat is missing; None without.
+        responses: [repeats, images, neurons], with NaN for missing repeats, or None.
         rdms: name to dissimilarities, [subjects, images, images].
-        animal: as ``meta.json`` names it; "" without.
+        animal: the animal that ``meta.json`` names, or "".
     """
 
     name: str
@@ -38,11 +38,11 @@ class Neural(NamedTuple):
 def load_neural(path: Path, side: int) -> Neural:
     """Reads a folder or an archive of one recording; images are resized to `side`.
 
-    Which image is which stimulus is known from an assembly's coordinate, from a table (CSV or JSON,
-    `stimuli.read_table`), or without them from the images' names (`stimuli.in_order`).
+    Images are assigned to stimuli by an assembly's coordinate, by a table (CSV or JSON,
+    `stimuli.read_table`), or otherwise by the names of the images (`stimuli.in_order`).
 
     Raises:
-        UserError: naming what is missing, does not fit or is in doubt.
+        UserError: if files are missing, do not fit or are ambiguous.
     """
     check_source("neural", path, LAYOUT)
     name = readable(path)
@@ -59,7 +59,7 @@ def load_neural(path: Path, side: int) -> Neural:
         elif suffix in (".npy", ".nc"):
             key = "responses" if suffix == ".nc" else stem
             if key in arrays:
-                raise UserError(f"neural is {name}, which has {key} twice; it takes them once")
+                raise UserError(f"neural is {name}, which has {key} twice; it takes each once")
             if suffix == ".npy":
                 arrays[key] = _array(read(), f"{file} in {name}")
             else:
@@ -92,57 +92,57 @@ def load_neural(path: Path, side: int) -> Neural:
 
 
 def _animal(tables: dict[str, bytes]) -> str:
-    """The animal that ``meta.json`` names, if it does."""
+    """Returns the animal that ``meta.json`` names, or ""."""
     for file, content in tables.items():
         if PurePosixPath(file).name == "meta.json":
-            with contextlib.suppress(ValueError):  # What is no JSON is refused as a table.
+            with contextlib.suppress(ValueError):  # A damaged file raises an error as a table.
                 meta = json.loads(content)
                 return str(meta.get("animal", "")) if isinstance(meta, dict) else ""
     return ""
 
 
 def _array(content: bytes, name: str) -> np.ndarray:
-    """An array of real numbers."""
+    """Reads an array of real numbers."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{name} cannot be read: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        raise UserError(f"{name} holds {getattr(array, 'dtype', 'no array')}; it takes numbers")
+        raise UserError(f"{name} contains {getattr(array, 'dtype', 'no array')}; it takes numbers")
     return array
 
 
 def _stimuli_alone(pictures: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The pictures in the folder images/, where there is one."""
+    """Returns the pictures in the folder images/, or all if there is no such folder."""
     stimuli = {p: image for p, image in pictures.items() if "images" in PurePosixPath(p).parts[:-1]}
     if stimuli and len(stimuli) < len(pictures):
         count = len(pictures) - len(stimuli)
-        print(f"{name}: {count} images outside of images/ are left out", flush=True)
+        print(f"{name}: left out {count} images that are not in images/", flush=True)
     return stimuli or pictures
 
 
 def _table(tables: dict[str, bytes], images: list[str], name: str) -> Stimuli | None:
-    """The one table that names stimuli, if any."""
+    """Returns the table that names stimuli, or None."""
     found = {file: read_table(file, content, images) for file, content in tables.items()}
     named = {file: stimuli for file, stimuli in found.items() if stimuli is not None}
     for file, stimuli in named.items():
         first = next(iter(named))
         if stimuli != named[first]:
-            raise UserError(f"neural is {name}, whose {first} and {file} name other stimuli")
+            raise UserError(f"neural is {name}, whose {first} and {file} name different stimuli")
     return next(iter(named.values()), None)
 
 
 def _matched(
     images: list[str], table: Stimuli | None, shown: list[str], rdms: bool, name: str
 ) -> list[str]:
-    """Paths of the images in the order of the responses.
+    """Returns the paths of the images in the order of the responses.
 
     Args:
-        images: paths of all.
-        table: what a table names, in the order of arrays.
+        images: paths of all images.
+        table: the stimuli that a table names, in the order of arrays.
         shown: stimuli of an assembly, in the order of its responses.
-        rdms: whether there are dissimilarities beside it.
-        name: of the recording.
+        rdms: whether the recording also has dissimilarities.
+        name: name of the recording.
     """
     files = dict(zip(*table, strict=True)) if table else {}
     by_assembly = find_images([files.get(each, each) for each in shown], images, name)
@@ -156,7 +156,7 @@ def _matched(
         )
     if table and len(ordered) < len(images):
         count = len(images) - len(ordered)
-        print(f"{name}: {count} images that the table does not name are left out", flush=True)
+        print(f"{name}: left out {count} images that the table does not name", flush=True)
     if not table and ordered != sorted(images):
         first, last = (PurePosixPath(ordered[place]).name for place in (0, -1))
         print(f"{name}: images in the order of their numbers, {first} to {last}", flush=True)

@@ -1,9 +1,9 @@
-"""Any image file as 8-bit colours, read in one way; what cannot be read right is refused.
+"""Reads image files as 8-bit colours; images without a unique reading raise an error.
 
-Images are turned as their EXIF tag says, palettes are looked up, transparent places are laid on
-white, CMYK is converted without colour profiles, and of 16 bits the upper 8 are kept: white is
-65,535, but where a TIFF names fewer bits. An image whose 16-bit values all stay below 4,096 may be
-one of 12 bits that does not say so, and is refused.
+Images are rotated by their EXIF tag, palettes are applied, transparent images are placed on white,
+CMYK is converted without colour profiles, and the upper 8 of 16 bits are kept: white is 65,535,
+unless a TIFF names fewer bits. An image whose 16-bit values are all below 4,096 may have 12 bits
+without saying so, and raises an error.
 """
 
 import io
@@ -23,16 +23,16 @@ KINDS = f"*.{{{','.join(suffix[1:] for suffix in SUFFIXES)}}}"
 BITS, PHOTOMETRIC, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
 """Tags of TIFF files."""
 TWELVE = (
-    "holds 16-bit values below 4,096 alone: whether it is of 12 bits, or almost black, it does not "
-    "say; it takes values of which 65,535 is white"
+    "has only 16-bit values below 4,096, so that it may have 12 bits or be almost black; it takes "
+    "values of which 65,535 is white"
 )
 
-# Above 89 million pixels Pillow warns of a decompression bomb; here such an image is refused.
+# Above 89 million pixels Pillow warns of a decompression bomb; here the warning is an error.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def is_picture(name: str) -> bool:
-    """Returns whether a file's name has the suffix of an image that is read."""
+    """Returns whether a file's name has the suffix of a supported image format."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
@@ -40,15 +40,15 @@ def picture(content: bytes, name: str, side: int | None) -> np.ndarray:
     """Decodes an image.
 
     Args:
-        content: the file's.
-        name: of the file, for errors.
-        side: side of the square to which the image is resized; None leaves its size.
+        content: content of the file.
+        name: name of the file, for errors.
+        side: side of the square to which the image is resized; None keeps its size.
 
     Returns:
         Colours, uint8 [height, width, 3].
 
     Raises:
-        Unreadable: if it cannot be read right; it names the file and why.
+        Unreadable: if the image cannot be read. The message names the file and the reason.
     """
     with opened(content, name) as image:
         found = colours(image)
@@ -59,10 +59,10 @@ def picture(content: bytes, name: str, side: int | None) -> np.ndarray:
 
 @contextmanager
 def opened(content: bytes, name: str) -> Iterator[Image.Image]:
-    """Opens an image, not yet decoded; whatever goes wrong with it is raised with its name.
+    """Opens an image without decoding it; errors in the context are raised with its name.
 
     Raises:
-        Unreadable: if it cannot be read.
+        Unreadable: if the image cannot be read.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -72,15 +72,15 @@ def opened(content: bytes, name: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         kinds = ", ".join(FORMATS)
         raise Unreadable(f"{name} cannot be read: it is none of the kinds {kinds}") from error
-    except Exception as error:  # Pillow's decoders raise many kinds at damaged content.
+    except Exception as error:  # Pillow's decoders raise many types of errors.
         raise Unreadable(f"{name} cannot be read: {in_one_line(error)}") from error
 
 
 def colours(image: Image.Image) -> Image.Image:
-    """Returns an opened image as RGB: upright, on white where it is transparent.
+    """Returns an opened image as RGB, upright and on white if it is transparent.
 
     Raises:
-        Unreadable: without the file's name, if 8-bit colours cannot hold what it is.
+        Unreadable: if 8-bit colours cannot represent it; the message lacks the file's name.
     """
     _check(image)
     deep = _has_16_bits(image)
@@ -96,14 +96,14 @@ def colours(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns width and height of an opened image as `colours` turns it, without decoding it."""
+    """Returns width and height of an opened image after its rotation, without decoding it."""
     width, height = image.size
     turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 
 def _check(image: Image.Image) -> None:
-    """Refuses what has no one meaning as 8-bit colours."""
+    """Raises an error if an image has no unique meaning as 8-bit colours."""
     tags = getattr(image, "tag_v2", {})
     frames = getattr(image, "n_frames", 1)
     # A phone's JPEG may hold a preview or a depth map as a further frame (MPO).
@@ -123,12 +123,12 @@ def _check(image: Image.Image) -> None:
 
 
 def _has_16_bits(image: Image.Image) -> bool:
-    """Whether an image that is not yet decoded has 16 bits in each channel."""
+    """Returns whether an image that is not yet decoded has 16 bits in each channel."""
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _upper_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 bits of grey values of 9 to 16."""
+    """Returns the upper 8 bits of grey values of 9 to 16 bits."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(BITS, (16,))[0]
     values = np.asarray(image).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Which image is which stimulus: by the data's own names, or by an order that is beyond doubt."""
+"""Assigns images to stimuli, by names in the data or by an unambiguous order."""
 
 import csv
 import io
@@ -15,15 +15,15 @@ from experiments.errors import UserError
 FILES = ("filename", "image_file_name", "file", "path", "image", "image_name", "stimulus")
 """Columns that name an image's file."""
 IDENTIFIERS = ("stimulus_id", "image_id")
-"""Columns that name a stimulus; its file is named so too where no other column names it."""
+"""Columns that name a stimulus; they also name its file if no other column does."""
 
 
 class Stimuli(NamedTuple):
     """Stimuli in the order of the responses.
 
     Attributes:
-        names: of the stimuli.
-        files: name of each one's image.
+        names: names of the stimuli.
+        files: name of the image of each stimulus.
     """
 
     names: list[str]
@@ -34,18 +34,18 @@ def read_table(name: str, content: bytes, images: Sequence[str]) -> Stimuli | No
     """Reads a table of stimuli.
 
     Args:
-        name: of the file, with the suffix .csv, .tsv or .json.
-        content: the file's: rows with a column of `FILES` or `IDENTIFIERS`; in JSON a list of names
-            or of such rows, or an object of such columns, or one with that as "stimuli" or
-            "images".
+        name: name of the file, with the suffix .csv, .tsv or .json.
+        content: content of the file: rows with a column of `FILES` or `IDENTIFIERS`. JSON may be a
+            list of names or of such rows, an object of such columns, or an object with one of these
+            as "stimuli" or "images".
         images: paths of the images.
 
     Returns:
-        Its stimuli, in its order; None where it names none.
+        The stimuli in the order of the table; None if it names none.
 
     Raises:
-        UserError: if it cannot be read, names a stimulus twice, or names images in a column of
-            another name.
+        UserError: if the file cannot be read, names a stimulus twice, or names images in a column
+            of another name.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -70,7 +70,7 @@ def read_table(name: str, content: bytes, images: Sequence[str]) -> Stimuli | No
 
 
 def _check_unnamed(name: str, text: str, images: Sequence[str]) -> None:
-    """Refuses a table in which images are named, but not as stimuli."""
+    """Raises an error if a table names images, but not as stimuli."""
     words = set(re.split(r"[^\w./-]+", text))
     for image in images:
         path = PurePosixPath(image)
@@ -105,23 +105,23 @@ def _json_rows(value: Any) -> list[dict[str, Any]]:
 
 
 def _are(values: Any, kind: Any) -> bool:
-    """Whether a list holds values of this kind alone."""
+    """Returns whether a list is not empty and all its values have a type."""
     return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
 
 
-def find_images(files: Sequence[str], images: Sequence[str], told: str) -> list[str]:
+def find_images(files: Sequence[str], images: Sequence[str], recording: str) -> list[str]:
     """Finds the image of each stimulus.
 
     Args:
-        files: what the data name the images: a path or its end, with or without suffix.
+        files: names of the images in the data: a path or its end, with or without suffix.
         images: paths of the images.
-        told: name of the recording, for errors.
+        recording: name of the recording, for errors.
 
     Returns:
-        The path of each one's image.
+        The path of the image of each stimulus.
 
     Raises:
-        UserError: naming a stimulus that has none, or several.
+        UserError: if a stimulus has no image, or several.
     """
     known: dict[str, set[str]] = defaultdict(set)
     for image in images:
@@ -139,24 +139,24 @@ def find_images(files: Sequence[str], images: Sequence[str], told: str) -> list[
                 if paths
                 else (f"no image of stimulus {file!r}")
             )
-            raise UserError(f"neural is {told}, which has {got}")
+            raise UserError(f"neural is {recording}, which has {got}")
         found.append(paths[0])
     return found
 
 
-def in_order(images: Sequence[str], told: str) -> list[str]:
-    """Puts images that no table names in the one order that their names have.
+def in_order(images: Sequence[str], recording: str) -> list[str]:
+    """Sorts images that no table names by their names, if the order is unambiguous.
 
     Args:
-        images: their paths.
-        told: name of the recording, for errors.
+        images: paths of the images.
+        recording: name of the recording, for errors.
 
     Returns:
-        The paths: in the order of their numbers where the names differ by one number alone, as
-        1.png, 2.png, 10.png; otherwise in that of the alphabet.
+        The paths, in the order of their numbers if the names differ only by one number, such as
+        1.png, 2.png, 10.png; otherwise in alphabetical order.
 
     Raises:
-        UserError: if the order of the names and that of the numbers in them disagree.
+        UserError: if the alphabetical order and that of the numbers disagree.
     """
     shared = posixpath.commonpath([posixpath.dirname(image) for image in images])
     inside = [posixpath.relpath(image, shared or ".") for image in images]
@@ -165,7 +165,7 @@ def in_order(images: Sequence[str], told: str) -> list[str]:
         tuple(int(p) if p.isascii() and p.isdecimal() else p for p in re.split("([0-9]+)", stem))
         for stem in stems
     ]
-    # Of the alphabet, with capitals apart or not, and with suffixes or not.
+    # Alphabetical orders, with capitals sorted separately or not, and with suffixes or not.
     alphabets = [stems, [stem.casefold() for stem in stems], inside]
     orders = [
         [image for _, image in sorted(zip(keys, images, strict=True))]
@@ -178,15 +178,15 @@ def in_order(images: Sequence[str], told: str) -> list[str]:
     if len(images) > 1 and (signed or alike or disagree):
         names = ", ".join(PurePosixPath(image).name for image in orders[1][:3])
         raise UserError(
-            f"neural is {told}, whose images ({names}, ...) have names in no one order: that of "
-            "the alphabet and that of the numbers in them may differ; it takes stimuli.csv with a "
+            f"neural is {recording}, whose images ({names}, ...) have names in no one order: the "
+            "alphabetical order and that of the numbers may differ; it takes stimuli.csv with a "
             "column filename, in the order of the responses"
         )
     return orders[0]
 
 
 def _differ_by_one_number(natural: Sequence[tuple[str | int, ...]]) -> bool:
-    """Whether names, split at their numbers, are alike but for one of these."""
+    """Returns whether names, split at their numbers, differ only by one number."""
     if len({tuple(type(part) for part in name) for name in natural}) > 1:
         return False
     varying = [column for column in zip(*natural, strict=True) if len(set(column)) > 1]

@@ -1,8 +1,8 @@
-"""Tasks for recurrent networks: what animals are trained on, drawn without end.
+"""Tasks for recurrent networks, as animals are trained on, with an unlimited number of trials.
 
-Each task is a pure function of a key and a number of time steps T, for one trial: inputs [T, i],
-targets [T, o] and mask [T], which is 1 at the time steps that count. Inputs and targets are of the
-order of 1, and have no units.
+Each task is a pure function of a key and a number of time steps T that returns one trial: inputs
+[T, i], targets [T, o] and a mask [T], which is 1 at the time steps that count. Inputs and targets
+are of the order of 1, and have no units.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def flip_flop(key: Array, steps: int, *, bits: int = 3, rate: float = 0.1) -> Tr
 
 
 def context(key: Array, steps: int, *, noise: float = 1.0) -> Trial:
-    """Tell the sign of the mean of the channel that the context names (Mante et al. 2013).
+    """Report the sign of the mean of the channel that the context selects (Mante et al. 2013).
 
     Inputs [T, 4]: two channels of evidence, each a constant of size .1 to .5 and Gaussian noise of
     standard deviation `noise` at each time step, until the last quarter; the context, one of two.
@@ -56,10 +56,10 @@ def context(key: Array, steps: int, *, noise: float = 1.0) -> Trial:
 
 
 def match(key: Array, steps: int, *, stimuli: int = 4) -> Trial:
-    """Tell whether a second stimulus is the same as the first, after a delay.
+    """Report whether a second stimulus is the same as the first, after a delay.
 
-    Inputs [T, stimuli]: one stimulus in the first fifth of the trial, one in the fourth fifth,
-    which are the same in half of the trials. Targets [T, 1]: 1 or -1, in the last fifth.
+    Inputs [T, stimuli]: one stimulus in the first fifth of the trial, and one in the fourth fifth,
+    which is the same in half of the trials. Targets [T, 1]: 1 or -1, in the last fifth.
     """
     same_key, first_key, other_key = jax.random.split(key, 3)
     same = jax.random.bernoulli(same_key)
@@ -74,11 +74,11 @@ def match(key: Array, steps: int, *, stimuli: int = 4) -> Trial:
 
 
 def evidence(key: Array, steps: int, *, rate: float = 0.3) -> Trial:
-    """Tell on which side more clicks came (Brunton et al. 2013).
+    """Report on which side there were more clicks (Brunton et al. 2013).
 
     Inputs [T, 2]: clicks left and right, each 0 or 1, with rates that add up to `rate`, until the
-    last quarter; at the first time step only one that decides where the others do not. Targets
-    [T, 1]: -1 where more came left, 1 where more came right, in the last quarter.
+    last quarter. At the first time step there is a click only if the others are tied. Targets
+    [T, 1]: -1 for more clicks left, 1 for more clicks right, in the last quarter.
     """
     odds_key, click_key, first_key = jax.random.split(key, 3)
     right = jax.random.uniform(odds_key, minval=0.2, maxval=0.8)
@@ -96,10 +96,10 @@ def evidence(key: Array, steps: int, *, rate: float = 0.3) -> Trial:
 def reach(key: Array, steps: int, *, rotation: float = 0.0) -> Trial:
     """Reach from the centre to a target on the unit circle, after a go signal.
 
-    Inputs [T, 3]: the target's place (x, y), shown throughout, and 1 until the go signal, which
-    comes in the second fifth of the trial. Targets [T, 2]: the hand's place, which moves with a
-    bell-shaped speed over two fifths of the trial, to the target turned by `rotation` degrees, and
-    stays.
+    Inputs [T, 3]: the position of the target (x, y), in all time steps, and 1 until the go signal,
+    which comes in the second fifth of the trial. Targets [T, 2]: the position of the hand, which
+    moves with a bell-shaped speed over two fifths of the trial to the target, rotated by `rotation`
+    degrees, and stays there.
     """
     angle_key, go_key = jax.random.split(key)
     angle = jax.random.uniform(angle_key, maxval=2 * jnp.pi)
@@ -116,12 +116,13 @@ def reach(key: Array, steps: int, *, rotation: float = 0.0) -> Trial:
 
 
 class Task(NamedTuple):
-    """A task, and what is known of it.
+    """A task with its chance level and its ceiling.
 
     Attributes:
-        trial: key and time steps to one trial.
-        chance: share of right answers of a network that ignores its inputs.
-        ceiling: that of the best one; for `context`, of one that adds up the evidence of 50 steps.
+        trial: function of a key and a number of time steps that returns one trial.
+        chance: share of correct answers of a network that ignores its inputs.
+        ceiling: share of correct answers of the best network; for `context`, of one that sums the
+            evidence of 50 steps.
     """
 
     trial: Callable[..., Trial]
@@ -140,17 +141,17 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Trials:
-    """A `Dataset` of a task's trials: each is known from its number.
+    """A `Dataset` of a task's trials, each of which is determined by its number.
 
-    Targets hold the mask as their last channel, [B, T, o + 1].
+    The last channel of the targets is the mask, [B, T, o + 1].
 
     Attributes:
-        name: of the task.
-        steps: T.
-        rotation: reach only: turn of the targets, in degrees.
-        seeded: whether each trial has a seed for the noise of the network's units: the last channel
-            of the inputs, [B, T, i + 1], a whole number below 2^24.
-        validation: whether test trials are others than those of the test.
+        name: name of the task.
+        steps: number of time steps, T.
+        rotation: reach only: rotation of the targets, in degrees.
+        seeded: whether each trial has a seed for the noise of the network's units, a whole number
+            below 2^24 in the last channel of the inputs, [B, T, i + 1].
+        validation: whether trials that are not in the test set are tested.
     """
 
     name: str
@@ -161,36 +162,36 @@ class Trials:
 
     @property
     def outputs(self) -> int:
-        """Outputs of a network."""
+        """Number of outputs of a network."""
         return self.train_examples(np.arange(1))[1].shape[-1] - 1
 
     @property
     def chance(self) -> float:
-        """Share of right answers without looking."""
+        """Share of correct answers without information from the inputs."""
         return TASKS[self.name].chance
 
     @property
     def train_size(self) -> int:
-        """Training trials; no run sees one twice."""
+        """Number of trials that `train_examples` draws from; training draws new ones."""
         return TRAIN
 
     @property
     def test_size(self) -> int:
-        """Test trials."""
+        """Number of test trials."""
         return TEST
 
     def train_examples(self, indices: np.ndarray) -> Examples:
-        """Draws training trials."""
+        """Returns training trials."""
         return self._trials(0, indices)
 
     def test_examples(self, indices: np.ndarray) -> Examples:
-        """Draws trials that training never sees."""
+        """Returns test trials."""
         return self._trials(2 if self.validation else 1, indices)
 
     def train_batches(
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
-        """Yields these rows of each of these steps' batches; another seed draws other trials."""
+        """Yields the given rows of the batch of each step; other seeds have other trials."""
         for step in steps:
             yield self._trials(3 + seed, step * batch + rows)
 
@@ -201,19 +202,19 @@ class Trials:
         return np.asarray(inputs), np.asarray(targets)
 
     def normalise(self, inputs: Array) -> Inputs:
-        """Takes seeds apart: inputs [B, T, i], or a pair of them and seeds [B]."""
+        """Returns inputs [B, T, i], or a pair of inputs and seeds [B] if trials are seeded."""
         if not self.seeded:
             return inputs
         return inputs[..., :-1], inputs[:, 0, -1].astype(jnp.int32)
 
     def loss(self, outputs: Array, targets: Array) -> Array:
-        """Squared error at each time step that counts, [B, T]; its mean is that over these."""
+        """Returns the squared error, [B, T], weighted to average over the time steps that count."""
         wanted, mask = targets[..., :-1], targets[..., -1]
         weight = mask * (mask.shape[1] / jnp.maximum(mask.sum(axis=1), 1))[:, None]
         return weight * ((outputs - wanted) ** 2).mean(axis=-1)
 
     def correct(self, outputs: Array, targets: Array) -> Array:
-        """Share of right answers of each trial, [B]: signs; for reach, to end near the place."""
+        """Returns the share of correct signs of each trial, or whether reach ends near, [B]."""
         wanted, mask = targets[..., :-1], targets[..., -1]
         if self.name == "reach":
             error = jnp.linalg.norm(outputs[:, -1] - wanted[:, -1], axis=-1)
@@ -226,14 +227,14 @@ class Trials:
 def _draw(
     name: str, steps: int, rotation: float, seeded: bool, part: int, indices: Array
 ) -> tuple[Array, Array]:
-    """Trials of these numbers, with their seeds, and their targets with the mask."""
+    """Returns the inputs of numbered trials, with their seeds, and their targets with the mask."""
     task = TASKS[name].trial
     task = partial(task, rotation=rotation) if name == "reach" else task
     base = jax.random.fold_in(jax.random.key(0), part)
     keys = jax.vmap(lambda index: jax.random.fold_in(base, index))(indices)
     inputs, targets, mask = jax.vmap(lambda key: task(key, steps))(keys)
     if seeded:
-        # A float32 holds whole numbers up to there.
+        # A float32 represents all whole numbers up to 2^24.
         own = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, 2**24))
         seeds = jnp.broadcast_to(own(keys)[:, None, None], (*inputs.shape[:2], 1))
         inputs = jnp.concatenate([inputs, seeds.astype(inputs.dtype)], axis=-1)
@@ -241,5 +242,5 @@ def _draw(
 
 
 def _last(steps: int, part: int) -> Array:
-    """1 in the last of so many parts of a trial, 0 before it."""
+    """Returns 1 in the last of `part` equal parts of a trial and 0 before, [T]."""
     return (jnp.arange(steps) >= steps - steps // part).astype(jnp.float32)

@@ -1,1 +1,1 @@
-"""What the compiler says of a run, for chips that need not be there."""
+"""Plans a run with the compiler, for chips that need not be present."""

@@ -1,4 +1,4 @@
-"""What the compiler says of a program: operations, memory and what goes between chips."""
+"""Operations, memory and communication of a program, as reported by the compiler."""
 
 import re
 import time
@@ -19,10 +19,10 @@ class Program(NamedTuple):
     """One program of a run.
 
     Attributes:
-        name: of the program.
-        due: what is due in it; nothing where it is no step.
-        function: jitted.
-        arguments: their shapes, with shardings.
+        name: name of the program.
+        due: scheduled work of the program; none if it is not a step.
+        function: the jitted function.
+        arguments: shapes of the arguments, with shardings.
         settings: static keyword arguments.
     """
 
@@ -34,21 +34,21 @@ class Program(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What the compiler says of a program; each figure is one chip's.
+    """The cost of a program on one chip, as reported by the compiler.
 
     Attributes:
-        name: of the program.
-        due: what is due in it.
-        compile_seconds: it took to compile.
-        flops: floating-point operations; those of a loop count once, and those of factorisations
-            that a library computes not at all. For GPUs, whose compiler does not count the
-            convolutions that it leaves to a library, those of the program before it is compiled.
-        bytes_accessed: read and written.
+        name: name of the program.
+        due: scheduled work of the program.
+        compile_seconds: time of the compilation.
+        flops: floating-point operations. Those of a loop count once, and those of factorisations
+            by a library do not count. For GPUs, whose compiler does not count convolutions by a
+            library, they are counted before the program is compiled.
+        bytes_accessed: bytes that are read and written.
         argument_bytes: memory of the arguments.
-        temporary_bytes: memory that is needed besides while the program runs.
-        output_bytes: memory of what it returns, but for what is written over its arguments.
-        collective_bytes: kind of collective to bytes, as by `collectives`.
-        seconds: that it takes, where it was measured.
+        temporary_bytes: further memory that is needed while the program runs.
+        output_bytes: memory of the outputs, without those that reuse the memory of arguments.
+        collective_bytes: kind of collective to bytes, as from `collectives`.
+        seconds: run time, if it was measured.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Cost(NamedTuple):
 
     @property
     def peak_bytes(self) -> int:
-        """Memory that the program takes."""
+        """Memory that the program needs."""
         return self.argument_bytes + self.temporary_bytes + self.output_bytes
 
     def as_json(self) -> dict[str, Any]:
-        """The form in which a plan is written."""
+        """Returns the form in which a plan is written."""
         known = self._asdict() | {"due": {"probe": self.due.probe, "move": self.due.move}}
         if self.seconds is None:
             del known["seconds"]
@@ -76,13 +76,13 @@ class Cost(NamedTuple):
 
 
 class TooLarge(NamedTuple):
-    """A program that the compiler refuses, as a chip's memory does not suffice.
+    """A program that the compiler rejects because it does not fit into a chip's memory.
 
     Attributes:
-        name: of the program.
-        due: what is due in it.
-        compile_seconds: until it was refused.
-        reason: in the compiler's words.
+        name: name of the program.
+        due: scheduled work of the program.
+        compile_seconds: time until it was rejected.
+        reason: message of the compiler.
     """
 
     name: str
@@ -91,13 +91,13 @@ class TooLarge(NamedTuple):
     reason: str
 
     def as_json(self) -> dict[str, Any]:
-        """As that of a `Cost`, without figures."""
+        """Returns the form of a `Cost` without numbers."""
         known = Cost(self.name, self.due, self.compile_seconds, 0, 0, 0, 0, 0, {}).as_json()
         return dict.fromkeys(known) | {key: known[key] for key in list(known)[:3]}
 
 
 def compile_cost(program: Program) -> Cost | TooLarge:
-    """Compiles a program for the devices of its arguments, and reads what the compiler says."""
+    """Compiles a program for the devices of its arguments, and returns its cost."""
     start = time.perf_counter()
     lowered = program.function.lower(*program.arguments, **program.settings)
     try:
@@ -126,10 +126,10 @@ def compile_cost(program: Program) -> Cost | TooLarge:
 
 
 def operations(lowered: Any, compiled: Any, devices: int, *, on_gpu: bool) -> float:
-    """Floating-point operations of a program on one of its devices.
+    """Returns the floating-point operations of a program on one of its devices.
 
-    A GPU's compiler leaves convolutions to a library and does not count them (of ResNet-18's step
-    it counts one part in 84), so that they are counted before it.
+    The compiler for GPUs does not count convolutions, which a library computes (it counts 1/84 of a
+    step of ResNet-18), so that operations are counted before compilation.
     """
     if on_gpu:
         return float(lowered.cost_analysis()["flops"]) / devices
@@ -137,7 +137,7 @@ def operations(lowered: Any, compiled: Any, devices: int, *, on_gpu: bool) -> fl
 
 
 def collectives(text: str) -> dict[str, int]:
-    """Bytes that each kind of collective takes or gives on one chip, whichever is more.
+    """Returns the larger of the input and output bytes of each kind of collective on one chip.
 
     Args:
         text: a compiled program; collectives inside a loop count once.
@@ -154,11 +154,11 @@ def collectives(text: str) -> dict[str, int]:
     channels: set[str] = set()
     for name, shape, operation, rest in _INSTRUCTION.findall(text):
         sizes[name] = size_of(shape)
-        # A collective in two parts: the first one's shape holds operands and buffers too.
+        # The shape of the first part of an asynchronous collective includes operands and buffers.
         kind = operation.removesuffix("-done")
         if kind not in COLLECTIVES:
             continue
-        # A TPU divides one over the computations that it runs beside.
+        # A TPU may split a collective over the computations that run at the same time.
         channel = _CHANNEL.search(rest)
         if channel and channel[1] in channels:
             continue
@@ -171,7 +171,7 @@ def collectives(text: str) -> dict[str, int]:
 
 
 def size_of(shape: str) -> int:
-    """Bytes of a shape as compiled programs write it: ``bf16[8,128]{1,0}`` or a tuple of them."""
+    """Returns the bytes of a shape in a compiled program: ``bf16[8,128]{1,0}`` or a tuple."""
     total = 0
     for dtype, axes in _ARRAY.findall(shape):
         bits = 8 if dtype == "pred" else int((re.findall(r"\d+", dtype) or ["0"])[0])

@@ -1,4 +1,4 @@
-"""The programs that a run is made of, and what the compiler says of them together."""
+"""The programs of a run, and the plan of their costs."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -22,16 +22,16 @@ NOTHING = Due(probe=False, move=False)
 
 
 class Plan(NamedTuple):
-    """What the compiler says of a run; each figure is one chip's.
+    """The costs of the programs of a run on one chip.
 
     Attributes:
-        topology: what it was compiled for.
-        chips: their number.
-        steps: of each program that a training step may be.
-        shares: of the run's steps that each of them takes.
-        init: of the start, with its first basis.
-        evaluation: of a batch of the test.
-        backprop: of backpropagation's step, in the same run of the compiler.
+        topology: the chips for which it was compiled.
+        chips: number of chips.
+        steps: costs of the training steps, one for each kind of scheduled work.
+        shares: share of the run's steps that have each kind of scheduled work.
+        init: cost of the start, with the first basis.
+        evaluation: cost of the test of a batch.
+        backprop: cost of a step of backpropagation.
     """
 
     topology: Topology
@@ -44,12 +44,12 @@ class Plan(NamedTuple):
 
     @property
     def costs(self) -> list[Cost | TooLarge]:
-        """Of the run's own programs."""
+        """Costs of the programs of the run, without backpropagation."""
         return [*self.steps, self.init, self.evaluation]
 
     @property
     def too_large(self) -> list[Cost | TooLarge]:
-        """Those that do not fit into a chip's memory, where it is known."""
+        """The programs that do not fit into a chip's memory, if it is known."""
         memory = self.topology.memory or float("inf")
         return [
             each for each in self.costs if isinstance(each, TooLarge) or each.peak_bytes > memory
@@ -57,23 +57,23 @@ class Plan(NamedTuple):
 
     @property
     def fits(self) -> bool | None:
-        """Whether all programs fit; None where a chip's memory is not known."""
+        """Whether all programs fit; None if a chip's memory is not known."""
         return False if self.too_large else None if self.topology.memory is None else True
 
     def flops_ratio(self, cost: Cost | TooLarge) -> float | None:
-        """Operations of a program over those of backpropagation's step, where both are known."""
+        """Returns a program's operations relative to backpropagation's step; None if unknown."""
         if isinstance(cost, TooLarge) or isinstance(self.backprop, TooLarge):
             return None
         return cost.flops / self.backprop.flops
 
     @property
     def mean_flops_ratio(self) -> float | None:
-        """The same of a step in the mean over the schedule."""
+        """The same ratio for a step, averaged over the schedule."""
         ratios = [ratio for ratio in map(self.flops_ratio, self.steps) if ratio is not None]
         return float(np.dot(self.shares, ratios)) if len(ratios) == len(self.steps) else None
 
     def as_json(self) -> dict[str, Any]:
-        """The form in which a plan is written."""
+        """Returns the form in which a plan is written."""
         return {
             "topology": self.topology.name,
             "chips": self.chips,
@@ -94,20 +94,20 @@ def plan(
     *,
     measure: bool = False,
 ) -> Plan:
-    """Compiles every program of a run, and backpropagation's step beside it.
+    """Compiles every program of a run, and a step of backpropagation.
 
     Args:
-        config: the run.
-        data: its data set, or one of its shapes.
-        topology: what to compile for.
-        report: called with what is known of each program as soon as it is.
-        measure: whether to run the programs too, where all of them fit.
+        config: the configuration of the run.
+        data: the data set, or one with the same shapes.
+        topology: the chips to compile for.
+        report: function that is called with the cost of each program.
+        measure: whether to also run the programs, if all of them fit.
 
     Raises:
-        UserError: if the network or the method refuses a setting.
+        UserError: if the network or the method does not take a setting.
     """
     devices = make_devices(config, topology.devices)
-    devices.rows(config.run.batch)  # Refuses a batch that does not divide.
+    devices.rows(config.run.batch)  # Raises an error for a batch that does not divide.
 
     def cost(program: Program) -> Cost | TooLarge:
         found = compile_cost(program)
@@ -143,7 +143,7 @@ def _timed(cost: Cost | TooLarge, seconds: float) -> Cost | TooLarge:
 
 
 def step_program(trainer: Trainer, config: Config, data: Dataset, due: Due) -> Program:
-    """A training step in which this is due."""
+    """Returns the program of a training step with the given scheduled work."""
     work = [what for what, is_due in (("probes", due.probe), ("basis update", due.move)) if is_due]
     name = "step with " + " and ".join(work) if work else "step"
     batch = trainer.devices.shapes(_one(data), config.run.batch)
@@ -152,14 +152,14 @@ def step_program(trainer: Trainer, config: Config, data: Dataset, due: Due) -> P
 
 
 def first_program(trainer: Trainer, config: Config, data: Dataset) -> Program:
-    """The start, with its first basis."""
+    """Returns the program of the start, with the first basis."""
     count = min(config.method.basis_batch, data.train_size)
     batch = trainer.devices.shapes(_one(data), count)
     return Program("init", NOTHING, trainer.start, (_key(trainer), batch), {})
 
 
 def test_program(trainer: Trainer, data: Dataset) -> Program:
-    """The test of one batch."""
+    """Returns the program of the test of one batch."""
     count = trainer.devices.size(min(CHUNK, data.test_size))
     batch = trainer.devices.shapes(_one(data), count)
     return Program("evaluation", NOTHING, trainer.tested, (trainer.template.params, batch), {})

@@ -1,4 +1,4 @@
-"""Chips that a program is compiled for: TPUs that are not there, or this host's devices."""
+"""Chips for which a program is compiled: absent TPUs, or the devices of this host."""
 
 import math
 import os
@@ -15,8 +15,8 @@ class Chip(NamedTuple):
 
     Attributes:
         memory: bytes of one chip.
-        accelerator: what libtpu calls a slice of them, before the number of chips or cores.
-        cores: that the number counts for each chip.
+        accelerator: libtpu's name of a slice, without the number of chips or cores.
+        cores: number of cores per chip in that number.
     """
 
     memory: int
@@ -35,13 +35,13 @@ LOCAL = ("cpu", "gpu", "tpu")
 
 
 class Topology(NamedTuple):
-    """Where a run is planned.
+    """The chips for which a run is planned.
 
     Attributes:
-        name: as it was asked for.
-        devices: its chips.
-        memory: bytes of one chip; None where it is not known.
-        local: whether programs can run here.
+        name: the given name.
+        devices: the chips.
+        memory: bytes of one chip; None if it is not known.
+        local: whether programs can run on this host.
     """
 
     name: str
@@ -54,21 +54,21 @@ def find_topology(name: str) -> Topology:
     """Finds the chips of a topology.
 
     Args:
-        name: KIND:AxB, such as v5e:4x4, for TPUs that need not be there; or cpu, gpu or tpu for
-            this host's devices.
+        name: KIND:AxB, such as v5e:4x4, for TPUs that need not be present; or cpu, gpu or tpu for
+            the devices of this host.
 
     Raises:
-        UserError: if there is none of that name, or libtpu is not installed.
+        UserError: if the name is unknown, or if libtpu is not installed.
     """
     if name in LOCAL:
         if name == "cpu":
-            jax.config.update("jax_platforms", "cpu")  # No other platform is looked for.
+            jax.config.update("jax_platforms", "cpu")  # Do not search for other platforms.
         try:
             devices = jax.devices(name)
         except RuntimeError as error:
             raise UserError(f"topology is {name!r}: {in_one_line(error)}") from error
-        told = devices[0].memory_stats() or {}
-        return Topology(name, devices, told.get("bytes_limit"), local=True)
+        stats = devices[0].memory_stats() or {}
+        return Topology(name, devices, stats.get("bytes_limit"), local=True)
     kind, _, grid = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", grid):
         takes = ", ".join([f"{kind}:AxB" for kind in CHIPS] + list(LOCAL))
@@ -79,7 +79,7 @@ def find_topology(name: str) -> Topology:
 def _absent(topology: str, kind: str, grid: str) -> list[Any]:
     count = math.prod(map(int, grid.split("x")))
     chip = CHIPS[kind]
-    # libtpu otherwise asks the machine which TPU it has, and lets one process at a time use it.
+    # Otherwise libtpu queries the machine for its TPU, and allows only one process at a time.
     settings = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -95,7 +95,7 @@ def _absent(topology: str, kind: str, grid: str) -> list[Any]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise UserError(
-            f"topology {topology!r} cannot be compiled for: {in_one_line(error)}; it takes libtpu, "
-            "as of pip install 'nmnc_jax[tpu]'"
+            f"topology is {topology!r}, for which programs cannot be compiled: "
+            f"{in_one_line(error)}; it needs libtpu: pip install 'nmnc_jax[tpu]'"
         ) from error
     return list(found.devices)
