@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from nmnc_jax.types import Activations, ApplyFn, Array, Inputs, Params
@@ -373,8 +374,8 @@ class Tap(_Forms):
                 rows of the stage's subspace, if it has one.
 
         Raises:
-            ValueError: if `stage` is not a function, if a name is used twice, or if the stage is
-                inside a transformation that does not go through the tap.
+            ValueError: if `stage` is neither a function nor one array, if a name is used twice, or
+                if the stage is inside a transformation that does not go through the tap.
 
         Example:
             >>> import jax.numpy as jnp
@@ -390,6 +391,12 @@ class Tap(_Forms):
         label = self._label("linear", self._marks) if name is None else name
         self._check_trace("tap.linear" if name is None else f"tap.linear of {name!r}")
         if activation is None:
+            if weights is not None or not isinstance(stage, jax.Array | np.ndarray):
+                got = type(stage).__name__ + (" and weights without h" * (weights is not None))
+                raise ValueError(
+                    f"{label} got a {got}; it takes tap.linear(y) with one array y, or "
+                    "tap.linear(apply, weights, h)"
+                )
             return self._known(label, self._arrive(label, stage, self._scope))
         if not callable(stage):
             raise ValueError(

@@ -299,6 +299,8 @@ def test_what_is_no_linear_stage_is_refused_by_name():
         (closed_over, "linear stage 'stage' depends on values other than its weights"),
         (lambda p, x, tap: tap("h", x @ p["x"])[:, :2], "marks no linear stage"),
         (lambda p, x, tap: tap.linear(p["a"], p["a"], x), "tap.linear got a .* with weights"),
+        (lambda p, x, tap: tap.linear((x, x))[0] @ p["a"], "linear:1 got a tuple; it takes tap.l"),
+        (lambda p, x, tap: tap.linear(x, p["a"]), "linear:1 got a .* and weights without h"),
     ):
         with pytest.raises(ValueError, match=message):
             mirror(model).init({**PARAMS, "x": jnp.ones((48, 8))}, BATCH)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 FEW_STEPS = 100
-"""Steps in which a loss may stay where it began."""
+"""Steps in which a loss may stay where it began, and feedback may still be zero."""
 
 
 def signs(record: dict[str, Any], classes: int | None) -> list[str]:
@@ -23,8 +23,10 @@ def signs(record: dict[str, Any], classes: int | None) -> list[str]:
                 "before them; a smaller learning_rate or a normalisation may help"
             )
     loss, step = record.get("loss"), record["step"]
+    if step < FEW_STEPS:
+        return found
     chance = np.log(classes or 1)
-    if loss is not None and step >= FEW_STEPS and abs(loss - chance) < 0.01 * chance:
+    if loss is not None and abs(loss - chance) < 0.01 * chance:
         found.append(
             f"the loss stays at {loss:.3f}, that of {classes} classes that are equally likely, "
             f"after {step} steps; another learning_rate or more probes may help"
