@@ -20,7 +20,8 @@ class ConvNet(nn.Module):
         outputs: number of units of the output layer, o.
         groups: number of groups of each GroupNorm.
         largest: side of the maps that the dense layer takes. Larger maps are averaged to it,
-            because a dense layer with tens of thousands of inputs becomes silent in its first steps.
+            because a dense layer with tens of thousands of inputs becomes silent in its first
+            steps.
 
     Example:
         >>> import jax, jax.numpy as jnp
