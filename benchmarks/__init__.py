@@ -1,1 +1,1 @@
-"""Benchmarks: what each estimator gives, and what it costs, with intervals, tables and figures."""
+"""Benchmarks of the quality and the cost of each estimator, with intervals, tables and figures."""

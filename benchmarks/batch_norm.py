@@ -1,9 +1,9 @@
-"""BatchNorm whose statistics run, and frozen: python -m benchmarks.batch_norm.
+"""BatchNorm with running and with frozen statistics: python -m benchmarks.batch_norm.
 
 A strided convolutional network with BatchNorm learns `photos` for 200 steps of batch 64 by Adam.
-`running`: the batch's own statistics in every pass of a step; the running ones come back as
-`info.aux`, and the network is tested with them. `frozen`: those of the network as it begins, of 512
-images, in training and test alike.
+With `running`, every pass of a step uses the statistics of the batch; the running statistics are
+returned as `info.aux` and used in the test. With `frozen`, training and test use the statistics of
+the initial network on 512 images.
 """
 
 import itertools
@@ -36,7 +36,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, tap: TapLike = no_tap, *, train: bool) -> Array:
-        """Maps images to outputs, by the batch's statistics if `train`."""
+        """Maps images to outputs, with the batch's statistics if `train`."""
         for layer, channels in enumerate((32, 32, 64)):
             x = nn.Conv(channels, (3, 3), strides=2, use_bias=False)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
@@ -48,7 +48,7 @@ NETWORK = Network()
 
 
 def apply_fn(params: Any, x: Array, tap: TapLike, *, statistics: Any, train: bool) -> Any:
-    """The network, and its running statistics after a pass that trains."""
+    """Returns the outputs, and the running statistics after a pass in training mode."""
     variables = {"params": params, "batch_stats": statistics}
     if not train:
         return NETWORK.apply(variables, x, tap, train=False), statistics
@@ -65,7 +65,7 @@ def train_one(method: str, kept: str, data: InMemory, seed: int) -> Row:
     variables = NETWORK.init(jax.random.key(seed), first[0][:1], train=False)
     params, statistics = variables["params"], variables["batch_stats"]
     if not train:
-        for _ in range(100):  # running averages forget where they began
+        for _ in range(100):  # Running averages forget their initial values.
             statistics = _seen(params, first[0], statistics)
 
     def step(params, moments, state, statistics, key, batch, due):
@@ -78,7 +78,7 @@ def train_one(method: str, kept: str, data: InMemory, seed: int) -> Row:
     take = jax.jit(step, static_argnames="due", donate_argnums=(0, 1, 2))
     moments = optimiser.init(params)
     with warnings.catch_warnings():
-        # The batch's statistics couple its examples: that is what is tried here.
+        # The batch's statistics couple its examples, which is what this benchmark measures.
         warnings.filterwarnings("ignore", message=".*use_running_average=True")
         state = estimator.init(params, first, statistics=statistics, train=train)
     order = batches(data.train_size, BATCH, seed)
@@ -105,7 +105,7 @@ def _accuracy(params: Any, statistics: Any, inputs: Any, targets: Any) -> Any:
 
 
 def main() -> None:
-    """Trains every method with either kind of statistics, on one seed, or five with --full."""
+    """Trains every method with both kinds of statistics, on one seed, or on five with --full."""
     options = parse("batch_norm", __doc__ or "")
     data = load_embedded("photos")
     seeds = range(options.seed, options.seed + (5 if options.full else 1))
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def means(rows: list[Row]) -> list[Row]:
-    """Mean accuracy over seeds with its 95 % interval, for each method and kind of statistics."""
+    """Draws mean accuracy with its 95 % interval, for each method and kind of statistics."""
     found = []
     for method, kept in itertools.product(METHODS, STATISTICS):
         same = [r["accuracy"] for r in rows if (r["method"], r["statistics"]) == (method, kept)]

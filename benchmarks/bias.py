@@ -1,9 +1,9 @@
-"""What holds noise correlation in the manifold back: python -m benchmarks.bias.
+"""Bias and noise of noise correlation in the manifold: python -m benchmarks.bias.
 
-Networks are trained and tested on a held-out part of the training set: with the exact mean Jacobian
-as feedback (no noise, no bias), with its part in the manifold (bias alone), and with what probes
-measure, over rank and decay. And in a network that backpropagation has trained: the share of the
-exact mean Jacobian in bases that are found in other ways.
+Networks are trained and tested on a held-out part of the training set, with the exact mean Jacobian
+as feedback (no noise, no bias), with its part in the manifold (only bias), and with what probes
+measure, for several ranks and decays. In a network that backpropagation has trained, the share of
+the exact mean Jacobian is also measured in bases that are found in other ways.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     """Trains, compares bases, writes bias.csv, shares.csv and bias.png."""
 
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--data-path", default="", help="images in place of photos")
+        parser.add_argument("--data-path", default="", help="images to use instead of photos")
         parser.add_argument("--steps", type=int, default=500, help="steps of each training")
 
     options = parse("bias", __doc__ or "", add)
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def trained(config: Config, data: InMemory, name: str) -> Row:
-    """Accuracy and alignment of one setting at the end of its training."""
+    """Returns accuracy and alignment of one setting at the end of training."""
     config = config.replace(log_every=config.run.steps, **SETTINGS[name])
     records: list[Row] = []
     train(make_trainer(config, data), config, data, records.append)
@@ -77,7 +77,7 @@ def trained(config: Config, data: InMemory, name: str) -> Row:
 
 
 def shares(config: Config, data: InMemory) -> list[Row]:
-    """Share of the mean Jacobian in each basis of a network that backpropagation has trained."""
+    """Measures the share of the mean Jacobian in each basis, in a network trained exactly."""
     config = config.replace(estimator="backprop")
     images = fixed_images(data, 1024)
     activity: list[dict[str, np.ndarray]] = []
@@ -114,7 +114,7 @@ def shares(config: Config, data: InMemory) -> list[Row]:
 
 
 def directions(samples: np.ndarray, rank: int) -> np.ndarray:
-    """Leading right singular vectors, [n, d]; taken from the Gram matrix, and made orthonormal."""
+    """Returns leading right singular vectors, [n, d], from the Gram matrix, made orthonormal."""
     values, vectors = np.linalg.eigh(samples @ samples.T)
     leading = vectors[:, ::-1][:, :rank] / np.sqrt(
         np.maximum(values[::-1][:rank], values[-1] * 1e-7)
@@ -123,7 +123,7 @@ def directions(samples: np.ndarray, rank: int) -> np.ndarray:
 
 
 def draw(config: Config, rows: list[Row], found: list[Row]) -> Figure:
-    """Accuracy of each setting, and shares over rank."""
+    """Draws the accuracy of each setting, and shares over rank."""
     taps = [tap for tap in dict.fromkeys(row["tap"] for row in found)
             if next(r["units"] for r in found if r["tap"] == tap) > LARGEST]  # fmt: skip
     figure = Figure(figsize=(5 + 3 * len(taps), 4), layout="constrained")

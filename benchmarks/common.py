@@ -1,4 +1,4 @@
-"""What the benchmarks share: command line, progress, intervals, timing, tables and figures."""
+"""Code that the benchmarks share: command line, progress, intervals, timing, tables, figures."""
 
 import argparse
 import csv
@@ -24,23 +24,23 @@ def parse(
     """Parses ``[--full] [--seed N] [--out DIR]`` and makes the output directory.
 
     Args:
-        name: the benchmark's name, for the default directory.
-        description: for ``--help``.
-        add: adds the benchmark's own options.
+        name: name of the benchmark, for the default directory.
+        description: description for ``--help``.
+        add: function that adds further options.
 
     Returns:
-        A namespace with `full`, `seed`, `out` and what was added.
+        A namespace with `full`, `seed`, `out` and the further options.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument(
-        "--full", action="store_true", help="more points and repeats; up to an hour"
+        "--full", action="store_true", help="measure more points and repeats; takes up to an hour"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of networks and perturbations")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
-        help="directory for the table and the figure; by default a new one below runs/",
+        help="directory for the table and the figure; by default a new one in runs/",
     )
     if add is not None:
         add(parser)
@@ -54,15 +54,15 @@ def parse(
 
 
 def progress(label: str, items: Iterable[Any]) -> Iterator[Any]:
-    """Yields the items, telling which is under way."""
+    """Yields the items, and prints the number of the current one."""
     listed = list(items)
     start = time.perf_counter()
     for place, item in enumerate(listed):
-        told = f"{label} {place + 1}/{len(listed)}  {time.perf_counter() - start:.0f} s"
+        line = f"{label} {place + 1}/{len(listed)}  {time.perf_counter() - start:.0f} s"
         if sys.stderr.isatty():
-            print(f"\r{told}", end="", file=sys.stderr, flush=True)
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
         elif place % max(1, len(listed) // 10) == 0:
-            print(told, file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
         yield item
     if sys.stderr.isatty():
         print(file=sys.stderr)
@@ -71,11 +71,11 @@ def progress(label: str, items: Iterable[Any]) -> Iterator[Any]:
 def bootstrap(
     samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, repeats: int = 200
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic, by resampling the first axis.
+    """Computes the 95 % percentile interval of a statistic by resampling the first axis.
 
     Args:
-        samples: [R, ...].
-        statistic: maps resampled samples [R, ...] to a scalar.
+        samples: samples, [R, ...].
+        statistic: function of resampled samples [R, ...] that returns a scalar.
         repeats: number of resamples.
 
     Returns:
@@ -93,15 +93,15 @@ def bootstrap(
 def interleaved(
     functions: Mapping[Any, Callable[[], Any]], *, rounds: int, calls: int = 1
 ) -> dict[Any, np.ndarray]:
-    """Times functions in turn, so that a slow spell of the machine falls on all of them.
+    """Times functions in turn, so that variations of the machine's speed affect all of them.
 
     Args:
         functions: name to a function without arguments that returns arrays.
-        rounds: number of turns, after one that warms up.
-        calls: calls per turn.
+        rounds: number of rounds, after a first one that is not timed.
+        calls: number of calls per round.
 
     Returns:
-        Name to seconds per call, [rounds].
+        A dict from name to seconds per call, [rounds].
     """
     times: dict[Any, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
@@ -117,7 +117,7 @@ def interleaved(
 
 
 def median_interval(values: np.ndarray) -> dict[str, float]:
-    """Median with its bootstrap interval, as columns of a row."""
+    """Returns the median with its bootstrap interval, as columns of a row."""
     low, high = bootstrap(values, np.median)
     return {"median": float(np.median(values)), "low": low, "high": high}
 
@@ -133,25 +133,25 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Prints some columns of rows, aligned."""
-    cells = [[_told(row.get(column, "")) for column in columns] for row in rows]
+    """Prints some columns of rows as an aligned table."""
+    cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in [list(columns), *cells]:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
-def _told(value: Any) -> str:
+def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def double(panel: Axes) -> None:
-    """Gives a panel a horizontal axis of doublings, with plain numbers at its ticks."""
+    """Gives a panel a horizontal axis with base 2 and plain numbers at its ticks."""
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter("{x:g}")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure with the machine's name below it, and says where it is."""
+    """Writes a figure with the machine's name below it, and prints its path."""
     figure.text(0.995, 0.002, machine(), ha="right", va="bottom", fontsize=6, color="gray")
     figure.savefig(path, dpi=130)
     print(f"figure: {path}")

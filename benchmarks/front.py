@@ -1,10 +1,10 @@
 """The front of cost against alignment: python -m benchmarks.front.
 
-One network is trained on `photos` by backpropagation. Every setting watches: in each step it makes
-its own estimate of the gradient on the same batch and parameters and remembers what it likes, but
-backpropagation's update is the one taken. So settings differ in nothing but themselves, and their
-times come from one loop, in turn. Settings without another method's name are those of `nmnc`, whose
-default is chosen from this figure.
+One network is trained on `photos` by backpropagation. In each step every setting also estimates the
+gradient on the same batch and parameters and keeps its state, but the parameters follow
+backpropagation. All settings therefore see the same parameters, and are timed in turn in one loop.
+Settings without the name of another method are settings of `nmnc`, whose default is chosen from
+this figure.
 """
 
 import time
@@ -49,7 +49,7 @@ def correlated(
     decay: float | None = 0.9,
     **probe: Any,
 ) -> Callable[[Any], Estimator]:
-    """A member of the family, with nothing left to the library's defaults."""
+    """Returns a method of the family with all settings explicit, not those of the library."""
     chosen = Probe(num=num, **{"difference": "jvp", **probe})
     feedback = None if decay is None else learned_feedback(decay, update_every=every)
     return lambda apply_fn: nmnc_jax.noise_correlation(
@@ -78,7 +78,7 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], Estimator]]] = {
 
 
 def main() -> None:
-    """Watches the training, writes front.csv and front.png."""
+    """Measures all settings during training, writes front.csv and front.png."""
     options = parse("front", __doc__ or "")
     rows = watch(1500 if options.full else 200, options.seed)
     write_table(options.out / "front.csv", rows)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def watch(steps: int, seed: int) -> list[Row]:
-    """Trains by backpropagation while every setting makes its own estimates."""
+    """Trains by backpropagation while every setting estimates the gradient."""
     data = load_embedded("photos")
     inputs, targets = jnp.asarray(data.train_inputs), jnp.asarray(data.train_targets)
     apply_fn = strided_network().apply
@@ -115,7 +115,7 @@ def watch(steps: int, seed: int) -> list[Row]:
             apply_fn, loss_fn, params, batch, memory
         )
     )
-    # Per-example credit needs probes of its own; feedback is examined as it is.
+    # Per-example credit needs further probes; feedback is evaluated directly.
     credit_of = {
         name: jax.jit(lambda *a, e=e: _estimated(e)(*a)[1]) if "loss" in name else from_feedback
         for name, e in estimators.items()
@@ -163,7 +163,7 @@ def watch(steps: int, seed: int) -> list[Row]:
 
 
 def _estimated(estimator: Estimator) -> Callable[..., Any]:
-    """Gradient and credit on a batch, with what the setting remembers; no memory is kept."""
+    """Returns gradient and credit on a batch for the current state, which does not change."""
 
     def estimated(key, params, batch, memory):
         gradients, _, info = estimator.estimate(key, params, batch, memory)
@@ -175,7 +175,7 @@ def _estimated(estimator: Estimator) -> Callable[..., Any]:
 def _row(
     name: str, times: dict[str, list[float]], aligned: list[list[float]], gradients: list[float]
 ) -> Row:
-    # Means over blocks: a refresh counts in the share in which it occurs; the first block compiles.
+    # Times are means over blocks, in which refreshes have their share; the first block compiles.
     blocks = np.array(times[name][BLOCK:]).reshape(-1, BLOCK).mean(axis=1)
     base = np.array(times["backprop"][BLOCK:]).reshape(-1, BLOCK).mean(axis=1)
     low, high = bootstrap(blocks / base, np.median)
@@ -195,7 +195,7 @@ def _row(
 
 
 def draw(rows: list[Row]) -> Figure:
-    """Alignment over cost, of the credit and of one step's gradient."""
+    """Draws alignment over cost, for the credit and for the gradient of one step."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     panels = figure.subplots(1, 2)
     numbers = {row["setting"]: place + 1 for place, row in enumerate(rows)}

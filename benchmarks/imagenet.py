@@ -1,10 +1,11 @@
-"""What training costs at ImageNet's size: python -m benchmarks.imagenet --fake-data.
+"""The cost of training at ImageNet's size: python -m benchmarks.imagenet --fake-data.
 
-AlexNet and ResNet-18 at 224x224, by method and probes K: images per second, the step's share of the
-forward pass's own floating-point rate, memory, and by a trace of one step where the time goes. The
-subspace is a random one of the manifold's rank, as a step costs the same in both; the update of the
-principal components, every hundredth step, is timed by itself. Without --fake-data images come from
-the prepared data set, decoded while the step runs.
+For AlexNet and ResNet-18 at 224x224, by method and number of probes K, the benchmark measures
+images per second, the step's floating-point rate relative to that of the forward pass, memory, and
+the time of each kind of operation in a trace of one step. The subspace is a random one with the
+rank of the manifold, in which a step costs the same; the update of the principal components, in
+every hundredth step, is timed separately. Without --fake-data images come from the prepared data
+set and are decoded while the step runs.
 """
 
 import argparse
@@ -42,12 +43,12 @@ Maker = Callable[[Any], Estimator]
 
 
 def methods(rank: int, counts: tuple[int, ...], *, together: bool = False) -> dict[str, Maker]:
-    """Every method at every K.
+    """Returns every method for every K.
 
     Args:
-        rank: of the subspaces.
-        counts: the numbers of probes K.
-        together: whether all K are in memory at once: XLA counts a loop's operations once.
+        rank: rank of the subspaces.
+        counts: numbers of probes K.
+        together: whether all K probes are in memory at once; XLA counts a loop's operations once.
     """
 
     def correlation(subspace: Subspace, readout: Any, num: int, scope: Any) -> Maker:
@@ -78,9 +79,9 @@ def methods(rank: int, counts: tuple[int, ...], *, together: bool = False) -> di
 
 
 def measure(name: str, model: Any, options: argparse.Namespace, images: Iterator[Any]) -> list[Row]:
-    """Times each method's steps in turn with the forward pass and backpropagation's step.
+    """Times each method's steps in turn with the forward pass and a step of backpropagation.
 
-    One method at a time: the feedback of two would not fit into the memory of small machines.
+    Only one method is in memory at a time, because small machines cannot hold the feedback of two.
     """
     apply_fn: Any = model.apply
     first = next(images)
@@ -130,15 +131,15 @@ def measure(name: str, model: Any, options: argparse.Namespace, images: Iterator
 
 
 def _row(name: str, method: str, compiled: Any, flops: float) -> Row:
-    """What XLA tells of a step: its memory is that of its arguments and of what is temporary."""
+    """Returns XLA's operations of a step, and its memory for arguments and temporary arrays."""
     analysis = compiled.memory_analysis()
     used = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    told = {"gigaflop": flops / 1e9, "gigabytes": float(used) / 1e9}
-    return {"part": "step", "model": name, "method": method, **told}
+    counted = {"gigaflop": flops / 1e9, "gigabytes": float(used) / 1e9}
+    return {"part": "step", "model": name, "method": method, **counted}
 
 
 def _fed(stepper: Stepper, images: Iterator[Any]) -> Callable[[], Any]:
-    """A step on the next images."""
+    """Returns a function that takes a step on the next images."""
 
     def step() -> Any:
         stepper.batch = next(images)
@@ -148,7 +149,7 @@ def _fed(stepper: Stepper, images: Iterator[Any]) -> Callable[[], Any]:
 
 
 def basis_update(name: str, units: int, options: argparse.Namespace, backprop: Stepper) -> Row:
-    """Times an update of the widest tap's principal components, in turn with a step."""
+    """Times an update of the principal components of the widest tap, in turn with a step."""
     subspace = pca(min(options.rank, units))
     rows = jax.random.normal(jax.random.key(0), (options.batch, units))
     state = jax.jit(lambda rows: subspace.init("x", rows))(rows)
@@ -167,7 +168,7 @@ def basis_update(name: str, units: int, options: argparse.Namespace, backprop: S
 
 
 def trace(function: Callable[[], Any]) -> list[Row]:
-    """Where one call's time goes, by kind of operation, largest first."""
+    """Returns the time of one call by kind of operation, largest first."""
     jax.block_until_ready(function())
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
@@ -183,7 +184,7 @@ def trace(function: Callable[[], Any]) -> list[Row]:
             if not device and "XLA" not in line.name:
                 continue
             for event in line.events:
-                # Not what holds other events: threads' and executors' own.
+                # Leave out events of threads and executors, which contain other events.
                 if re.fullmatch(r"[a-z][\w.-]*", event.name):
                     spent[re.sub(r"(_kernel)?[._\d]*$", "", event.name)] += event.duration_ns
     total = sum(spent.values())
@@ -194,7 +195,7 @@ def trace(function: Callable[[], Any]) -> list[Row]:
 
 
 def _step_of(estimator: Estimator) -> Any:
-    """One step without an optimiser, compiled to be counted."""
+    """Compiles one step without an optimiser, to count its operations."""
 
     def step(state, number, batch):
         params, moments, memory = state
@@ -210,7 +211,7 @@ def _flops(compiled: Any) -> float:
 
 
 def fake_images(batch: int, seed: int) -> Iterator[Any]:
-    """The same random images without end: what they show costs nothing."""
+    """Yields the same random images without end; the content does not affect the cost."""
     pixels, labels = jax.random.split(jax.random.key(seed))
     made = (
         jax.random.normal(pixels, (batch, SIDE, SIDE, 3)),
@@ -221,7 +222,7 @@ def fake_images(batch: int, seed: int) -> Iterator[Any]:
 
 
 def real_images(batch: int, seed: int, data_dir: Path) -> Iterator[Any]:
-    """Training images of the prepared data set."""
+    """Yields training images of the prepared data set."""
     from experiments.data.imagenet import load_imagenet
 
     data = load_imagenet(data_dir, validation=False)
@@ -236,14 +237,16 @@ def main() -> None:
     accelerated = jax.default_backend() != "cpu"
 
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--fake-data", action="store_true", help="random images")
+        parser.add_argument("--fake-data", action="store_true", help="use random images")
         parser.add_argument("--data-dir", type=Path, default=Path("~/tensorflow_datasets"))
         parser.add_argument("--batch", type=int, default=256 if accelerated else 8)
         parser.add_argument("--rank", type=int, default=256 if accelerated else 64)
-        parser.add_argument("--probes", type=int, nargs="+", default=[1, 4], help="numbers K")
+        parser.add_argument(
+            "--probes", type=int, nargs="+", default=[1, 4], help="numbers of probes K"
+        )
 
     options = parse("imagenet", __doc__ or "", add)
-    # A CPU computes in float32 faster than in bfloat16.
+    # On CPU, float32 is faster than bfloat16.
     dtype = jnp.bfloat16 if accelerated else jnp.float32
     networks = {"AlexNet": AlexNet(CLASSES, dtype), "ResNet-18": resnet18(CLASSES, dtype=dtype)}
     rows: list[Row] = []
@@ -270,8 +273,8 @@ def main() -> None:
          options.out / "imagenet.png")  # fmt: skip
 
 
-def draw(rows: list[Row], told: str) -> Figure:
-    """Images per second, share of the forward pass's rate, and where a step's time goes."""
+def draw(rows: list[Row], subtitle: str) -> Figure:
+    """Draws images per second, the share of the forward pass's rate, and a step's time by kind."""
     networks = list(dict.fromkeys(row["model"] for row in rows))
     figure = Figure(figsize=(14, 3.6 * len(networks)), layout="constrained")
     panels = figure.subplots(len(networks), 3, squeeze=False)
@@ -279,7 +282,7 @@ def draw(rows: list[Row], told: str) -> Figure:
         step = [row for row in rows if row["model"] == name and row["part"] == "step"]
         labels = [row["method"] for row in step]
         speed.barh(labels, [row["images_per_second"] for row in step], color="tab:blue")
-        speed.set(title=f"{name}, {told}", xlabel="images per second")
+        speed.set(title=f"{name}, {subtitle}", xlabel="images per second")
         step, labels = step[1:], labels[1:]
         middle = np.array([row["share_of_rate"] for row in step])
         ends = [[row[end] for row in step] for end in ("low", "high")]

@@ -1,8 +1,8 @@
-"""Whether anything is lost when a run is killed: python -m benchmarks.interrupt.
+"""Tests that nothing is lost when a run is killed: python -m benchmarks.interrupt.
 
-It trains one network to its end, and again with SIGKILL at a random moment and a resumption, twenty
-times; it counts the resumed runs whose parameters, optimiser, estimator and measurements are the
-same to the last bit.
+The benchmark trains one network without interruption, and twenty times with SIGKILL at a random
+moment and a resumption. It counts the resumed runs whose parameters, optimiser, estimator and
+measurements are bit-identical.
 """
 
 import json
@@ -31,23 +31,23 @@ FIELDS = {"model": "mlp", "features": (64, 64), "steps": 1500, "rank": 16, "log_
 
 
 def command(out: Path) -> list[str]:
-    """The run, begun or gone on with."""
-    told = []
+    """Returns the command that starts or continues the run."""
+    flags = []
     for field, value in FIELDS.items():
         values = value if isinstance(value, tuple) else (value,)
-        told += ["--" + field.replace("_", "-"), *map(str, values)]
-    return [sys.executable, "-m", "experiments.train", "digits", *told, "--out", str(out),
+        flags += ["--" + field.replace("_", "-"), *map(str, values)]
+    return [sys.executable, "-m", "experiments.train", "digits", *flags, "--out", str(out),
             "--resume"]  # fmt: skip
 
 
 def finish(out: Path, environment: dict[str, str]) -> str:
-    """Runs to the end; what it prints."""
+    """Runs to the end, and returns the output."""
     done = subprocess.run(command(out), env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
 
 def ending(out: Path, trainer: Trainer, config: Config) -> tuple[list[Any], list[Any]]:
-    """Every array of the last checkpoint, and every measurement but the time."""
+    """Returns every array of the last checkpoint, and every measurement except times."""
     checkpoints = Checkpoints(out / "checkpoints", print)
     found = last_position(trainer, config, checkpoints)
     checkpoints.close()
@@ -87,7 +87,7 @@ def main() -> None:
                 process.kill()
                 process.wait()
             known = [int(path.stem) for path in (out / "checkpoints/manifests").glob("*.json")]
-            told = finish(out, environment)
+            output = finish(out, environment)
             again, measured = ending(out, trainer, config)
             same = [np.array_equal(a, b) for a, b in zip(arrays, again, strict=True)]
             rows.append(
@@ -96,7 +96,7 @@ def main() -> None:
                     "killed_after": moment,
                     "of_seconds": seconds,
                     "resumed_from_step": max(known, default=0),
-                    "damaged": told.count("is damaged"),
+                    "damaged": output.count("is damaged"),
                     "identical": all(same) and measured == records,
                 }
             )
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def draw(rows: list[Row], steps: int) -> Figure:
-    """The step that each run went on from, over the moment at which it was killed."""
+    """Draws the step from which each run continued, over the time at which it was killed."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     panel = figure.subplots()
     for identical, marker, label in ((True, "o", "bit-identical end"), (False, "x", "other end")):

@@ -1,4 +1,4 @@
-"""Linear networks, where the estimators' laws are exact: samples, closed forms, z-scores."""
+"""Linear networks, in which the estimators' laws are exact: samples, closed forms, z-scores."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ OUTPUTS = 5
 SHARE = 0.6
 """Share alpha of the Jacobian inside the subspace."""
 DIRECTIONS = 4
-"""Directions along which the mean of the estimates gives a z-score."""
+"""Number of directions along which the mean of the estimates gives a z-score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Point:
     """One setting.
 
     Attributes:
-        varies: the field that its series varies, for the figure.
+        varies: the field that varies in its series, for the figure.
         kind: distribution of the coordinates.
         readout: "output" or "loss".
         scope: "each_tap" or "all_taps".
-        dimension: of the subspace, d; None: all directions.
-        probes: K per example.
-        units: n.
-        batch: B.
+        dimension: dimension of the subspace, d; None for all directions.
+        probes: number of probes per example, K.
+        units: number of units, n.
+        batch: number of examples, B.
     """
 
     varies: str
@@ -43,12 +43,12 @@ class Point:
 
     @property
     def pooled(self) -> int:
-        """Probes N that are averaged together."""
+        """Number of probes that are averaged together, N."""
         return self.probes * (self.batch if self.readout == "output" else 1)
 
 
 def points(full: bool) -> list[Point]:
-    """Lists the settings: one field varies at a time, for every kind, readout and subspace."""
+    """Returns the settings; one field varies at a time, for every kind, readout and subspace."""
     values = {
         "probes": (1, 2, 4, 8, 16, 32, 64) if full else (1, 4, 16, 64),
         "dimension": (4, 8, 16, 32, 64) if full else (4, 64),
@@ -72,9 +72,9 @@ def points(full: bool) -> list[Point]:
 
 
 def law(kind: str, dimension: int, probes: int) -> float:
-    """Variance of N probes' estimate over its squared mean (the table of laws).
+    """Returns the variance of the estimate of N probes over its squared mean (the table of laws).
 
-    Beyond d orthogonal directions a new frame begins: only the last, partial one is uncertain.
+    After d orthogonal directions a new frame begins; only the last, partial frame adds variance.
     """
     rest = probes % dimension
     return {
@@ -85,16 +85,16 @@ def law(kind: str, dimension: int, probes: int) -> float:
 
 
 def measure(point: Point, replicates: int, seed: int) -> tuple[Row, list[float]]:
-    """Draws many estimates of one setting and holds them against the closed form.
+    """Draws many estimates of one setting and compares them with the closed form.
 
     Args:
         point: the setting.
         replicates: number of independent estimates R.
-        seed: of the network and the probes.
+        seed: seed of the network and the probes.
 
     Returns:
         The row of the table (bias and variance over the squared norm of the exact value, each with
-        its law), and the z-scores; none where the law says that nothing varies.
+        its law), and the z-scores, which are empty if the variance is zero by the law.
     """
     params, batch, bases, jacobians = _network(point, seed)
     probe = Probe(num=point.probes, kind=point.kind, difference="jvp", scope=point.scope)
@@ -109,7 +109,7 @@ def measure(point: Point, replicates: int, seed: int) -> tuple[Row, list[float]]
     state = estimator.init(params, batch)
 
     def estimate(key, params, batch, state):
-        """[r, n]: the feedback matrix, or each example's credit."""
+        """Returns [r, n], the feedback matrix or the credit of each example."""
         _, after, info = estimator.estimate(key, params, batch, state)
         if point.readout == "loss":
             return point.batch * info.credit["first"]
@@ -125,7 +125,7 @@ def measure(point: Point, replicates: int, seed: int) -> tuple[Row, list[float]]
             lambda key: estimate(key, params, batch, state), keys, batch_size=together
         )
 
-    # Compiling takes nearly all the time of a point, and optimising half of that.
+    # Compilation takes nearly all the time of a point, and optimisation half of it.
     quickly = jax.jit(draw_all, compiler_options={"xla_backend_optimization_level": 0})
     drawn = np.asarray(quickly(keys, params, batch, state), np.float64)
 
@@ -181,9 +181,9 @@ def _row(
 
 
 def _z(samples: np.ndarray, expected: float) -> float:
-    """Distance of the mean from its expectation in standard errors, and rounding.
+    """Returns the distance of the mean from its expectation in standard errors, with rounding.
 
-    Half a frame of orthogonal probes errs by the same amount in every draw.
+    The error of half a frame of orthogonal probes has the same size in every draw.
     """
     error = samples.std(ddof=1) / np.sqrt(len(samples))
     return float((samples.mean() - expected) / (error + 1e-5 * abs(expected)))
@@ -194,8 +194,8 @@ def _apply(params, inputs, tap):
 
 
 def _network(point: Point, seed: int) -> tuple[Any, Any, Any, dict[str, np.ndarray]]:
-    """Two linear stages; the first tap's Jacobian has the stated share inside its subspace."""
-    # In NumPy: every new shape would compile every operation anew.
+    """Returns two linear stages; the first tap's Jacobian has a given share inside its subspace."""
+    # In NumPy, because JAX would compile every operation for every new shape.
     random = np.random.default_rng(seed)
     units = point.units
     out = random.normal(size=(units, OUTPUTS)) / units**0.5
@@ -210,7 +210,7 @@ def _network(point: Point, seed: int) -> tuple[Any, Any, Any, dict[str, np.ndarr
         if point.dimension < units:
             ratio = np.linalg.norm(inside) / np.linalg.norm(outside)
             jacobian = inside + outside * ratio * ((1 - SHARE) / SHARE) ** 0.5
-    # The middle stage is the one that, before `out`, makes this Jacobian.
+    # The middle stage is such that, followed by `out`, it has this Jacobian.
     params = {"middle": (np.linalg.pinv(out).T @ jacobian).T, "out": out}
     batch = (
         random.normal(size=(point.batch, units)),
@@ -222,7 +222,7 @@ def _network(point: Point, seed: int) -> tuple[Any, Any, Any, dict[str, np.ndarr
 
 
 def _other_taps(params, batch, bases, jacobians, dimension: int) -> float:
-    """What the second tap's perturbation adds to the first tap's variance, times N."""
+    """Returns N times the variance that the second tap's perturbation adds to the first tap's."""
     first = np.asarray(batch[0])
     second = first @ np.asarray(params["middle"])
     ratio = float((second**2).mean() / (first**2).mean())

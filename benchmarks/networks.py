@@ -1,4 +1,4 @@
-"""Networks trained on real data, to measure estimators in."""
+"""Networks trained on real data, in which estimators are measured."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,13 +27,13 @@ loss_fn = optax.softmax_cross_entropy_with_integer_labels
 
 @dataclasses.dataclass
 class Trained:
-    """A network along its training by backpropagation.
+    """A network at several stages of its training by backpropagation.
 
     Attributes:
         apply_fn: the model.
         stages: step to parameters at that step.
         batch: one training batch.
-        fit: a larger batch, to fit the first basis.
+        fit: a larger batch for the first basis.
     """
 
     apply_fn: ApplyFn
@@ -74,13 +74,14 @@ def train(
 def correlation(
     readout: Any, *, subspace: str, rank: Rank = 16, decay: float | None = None, **probe: Any
 ) -> Callable[[ApplyFn], Estimator]:
-    """A member of the family, waiting for its model.
+    """Returns a function of a model that returns an estimator of the family.
 
     Args:
         readout: "output" or "loss".
         subspace: "all", "manifold" or "random".
-        rank: of the manifold or the random subspace.
-        decay: of the feedback; None with "loss" means no control variate, with "output" 0.
+        rank: rank of the manifold or the random subspace.
+        decay: decay of the feedback; None means no control variate with "loss", and 0 with
+            "output".
         **probe: fields of `Probe`.
     """
     chosen = {

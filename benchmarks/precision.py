@@ -1,8 +1,8 @@
-"""How well a probe's response is measured: python -m benchmarks.precision.
+"""The precision of measured responses to probes: python -m benchmarks.precision.
 
-Relative root-mean-square error of the response to perturbations of a five-layer network, over the
-size of the perturbation, the difference, the number format and the activation function. The truth
-is the directional derivative in float64.
+The benchmark measures the relative root-mean-square error of the response of a five-layer network
+to perturbations, by size of the perturbation, difference, number format and activation function.
+The reference is the directional derivative in float64.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ def network(activation: Any) -> Any:
 
 
 def measure(name: str, sigmas: np.ndarray, examples: int, seed: int) -> list[Row]:
-    """Errors of every difference in every format, for one activation function."""
+    """Returns the errors of every difference in every format, for one activation function."""
     apply_fn = network(ACTIVATIONS[name])
     keys = jax.random.split(jax.random.key(seed), LAYERS + 2)
     gain = 2**0.5 if name == "relu" else 1.0
@@ -93,7 +93,7 @@ def measure(name: str, sigmas: np.ndarray, examples: int, seed: int) -> list[Row
 
 
 def _relative(squares: np.ndarray) -> np.ndarray:
-    """Root of the summed squared errors over the summed squared truths, [examples, 2]."""
+    """Returns the root of summed squared errors over summed squared references, [examples, 2]."""
     error, size = squares.sum(axis=0)
     return np.sqrt(error / size)
 
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """Error over the perturbation's size, a panel for each activation function."""
+    """Draws the error over the perturbation's size, with a panel for each activation function."""
     figure = Figure(figsize=(16, 3.9), layout="constrained")
     panels = figure.subplots(1, len(ACTIVATIONS), sharey=True)
     for panel, name in zip(panels, ACTIVATIONS, strict=True):

@@ -1,8 +1,8 @@
 """Time, memory and compilation over the number of time steps: python -m benchmarks.recurrent.
 
-A step of training of a network of leaky units by each readout, beside backpropagation through time
-with and without `jax.checkpoint` around a time step. Memory is XLA's count of what a compiled step
-holds beside its arguments.
+The benchmark compares a training step of a network of leaky units by each readout with
+backpropagation through time, with and without `jax.checkpoint` around a time step. Memory is XLA's
+count for a compiled step without its arguments.
 """
 
 import argparse
@@ -38,29 +38,29 @@ TIMES, ALL_TIMES = (50, 100, 200), (50, 100, 200, 400, 800)
 
 
 class Rematerialised:
-    """A tap that does nothing but wrap each time step in `jax.checkpoint`."""
+    """A tap that only wraps each time step in `jax.checkpoint`."""
 
     def __call__(self, name: str, activation: Array) -> Array:
-        """Passes an activation on."""
+        """Returns an activation unchanged."""
         del name
         return activation
 
     def linear(self, value: Array) -> Array:
-        """Passes a stage's output on."""
+        """Returns the output of a stage."""
         return value
 
     def scan(self, body: Callable[..., Any], carry: Any, xs: Any) -> tuple[Any, Any]:
-        """Runs ``lax.scan``, keeping only what goes from one time step to the next."""
+        """Runs ``lax.scan``, and keeps only the carries for the backward pass."""
         return lax.scan(jax.checkpoint(lambda carry, x: body(carry, x, self)), carry, xs)
 
 
 def squared_error(outputs: Array, targets: Array) -> Array:
-    """Of each example and time step."""
+    """Returns the squared error of each example and time step."""
     return ((outputs - targets) ** 2).sum(axis=-1)
 
 
 def plain(apply_fn: ApplyFn) -> Estimator:
-    """Backpropagation by `jax.grad` alone."""
+    """Returns backpropagation by `jax.grad`."""
 
     def estimate(key: Array, params: Any, batch: Any, state: Any, **kwargs: Any) -> Any:
         return exact_gradient(apply_fn, squared_error, params, batch), state, None
@@ -69,17 +69,17 @@ def plain(apply_fn: ApplyFn) -> Estimator:
 
 
 def rematerialised(apply_fn: ApplyFn) -> Estimator:
-    """The same, with each time step computed again on the way back."""
+    """Returns the same with each time step recomputed in the backward pass."""
     return plain(lambda params, inputs, tap: apply_fn(params, inputs, Rematerialised()))
 
 
 def chained(apply_fn: ApplyFn) -> Estimator:
-    """The readout `next`, in the manifold, with a probe in every step."""
+    """Returns the readout `next` in the manifold, with a probe in every step."""
     return nmnc_jax.weight_mirror(apply_fn, squared_error, rank=RANK)
 
 
 def by_lag(apply_fn: ApplyFn) -> Estimator:
-    """The readout `output`, one feedback matrix a lag."""
+    """Returns the readout `output`, with a feedback matrix per lag."""
     probe = Probe(num=1, difference="jvp")
     return nmnc_jax.nmnc(
         apply_fn, squared_error, rank=RANK, probe=probe, update_every=1, readout="output",
@@ -88,7 +88,7 @@ def by_lag(apply_fn: ApplyFn) -> Estimator:
 
 
 def by_loss(apply_fn: ApplyFn) -> Estimator:
-    """The readout `loss`, of what is still to come."""
+    """Returns the readout `loss`, with the later change of the losses."""
     return nmnc_jax.forward_gradient(
         apply_fn, squared_error, rank=RANK, probe=Probe(num=1, difference="jvp")
     )
@@ -104,7 +104,7 @@ METHODS: dict[str, Callable[[ApplyFn], Estimator]] = {
 
 
 def measure(steps: int, rounds: int) -> list[Row]:
-    """Every method at one number of time steps."""
+    """Measures every method at one number of time steps."""
     model = LeakyRNN(UNITS, CHANNELS)
     inputs, targets = jax.random.normal(jax.random.key(0), (2, BATCH, steps, CHANNELS))
     params = model.init(jax.random.key(1), inputs)
@@ -133,7 +133,7 @@ def measure(steps: int, rounds: int) -> list[Row]:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """Time, memory and compilation over time steps."""
+    """Draws time, memory and compilation over time steps."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     columns = {
         "milliseconds": "milliseconds of a step",

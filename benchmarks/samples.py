@@ -2,10 +2,10 @@
 
 Networks of several widths are trained on digits by backpropagation. At the end, each method's
 estimates of one batch's gradient are averaged until their cosine with the exact gradient reaches
-.5, .9 and .99. Peers that install (`pip install -e '.[peers]'`: optax.perturbations, evosax)
-estimate the same gradient of the same problem. Where the budget ends first, the number follows from
-the law cos = limit / sqrt(1 + a / K), fitted to what was measured, and is marked with "~"; "never"
-means that the limit itself is lower (the bias of averaged feedback or of a subspace).
+.5, .9 and .99. Other packages that are installed (`pip install -e '.[peers]'`: optax.perturbations,
+evosax) estimate the same gradient. If the budget ends first, the number is extrapolated by the law
+cos = limit / sqrt(1 + a / K), fitted to the measurements, and marked with "~"; "never" means that
+the limit is lower (by the bias of averaged feedback or of a subspace).
 """
 
 import importlib.util
@@ -34,13 +34,13 @@ SIGMA = 1e-3
 
 
 class Method(NamedTuple):
-    """A gradient estimator, reduced to what is counted.
+    """A gradient estimator with its cost.
 
     Attributes:
-        colour: of its line.
+        colour: colour of its line.
         passes: forward-pass equivalents per probe: passes through the network, or directional
-            derivatives of it, whose operations are those of a pass (an upper bound: a pass that
-            starts at a tap costs less).
+            derivatives, which have as many operations (an upper bound: a pass that starts at a tap
+            costs less).
         estimate: ``estimate(trained, params) -> (key -> flat gradient from one probe)``.
         unbiased: whether the limit of the cosine is known to be 1.
     """
@@ -64,7 +64,7 @@ def from_estimator(make: Callable[[Any], Any]) -> Callable[[Trained, Any], Any]:
 
 
 def optax_perturbations(trained: Trained, params: Any) -> Callable[[jax.Array], jax.Array]:
-    """The gradient of Optax's perturbed function: one sample, with its baseline."""
+    """Returns the gradient of Optax's perturbed function, from one sample with its baseline."""
     flat, unravel = ravel_pytree(params)
     inputs, targets = trained.batch
 
@@ -106,7 +106,7 @@ def evosax_open_es(trained: Trained, params: Any) -> Callable[[jax.Array], jax.A
 
 
 def methods() -> dict[str, Method]:
-    """Lists the methods, with the peers that are installed."""
+    """Returns the methods, with those of other packages that are installed."""
     found = {
         "vnc": Method(
             "tab:blue", TAPS, from_estimator(correlation("output", subspace="all", num=1))
@@ -163,8 +163,8 @@ def main() -> None:
         line: Row = {"width": width, "method": name}
         for row in rows:
             if (row["width"], row["method"]) == (width, name):
-                told = f"{row['mark']}{row['probes']:.0f}" if row["probes"] else "never"
-                line[f"cos {row['cosine']}"] = told
+                text = f"{row['mark']}{row['probes']:.0f}" if row["probes"] else "never"
+                line[f"cos {row['cosine']}"] = text
         shown.append(line)
     print("probes per example and tap (or passes of all weights) for a cosine of")
     print_table(shown, ["width", "method", *(f"cos {c}" for c in COSINES)])
@@ -174,7 +174,7 @@ def main() -> None:
 def averaged(
     trained: Trained, method: Method, budget: int, seed: int, repeats: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine of the average of K probes' estimates with the exact gradient.
+    """Measures the cosine of the averaged estimate of K probes with the exact gradient.
 
     Returns:
         Counts K, [points], powers of two up to the budget; and cosines, [repeats, points].
@@ -205,7 +205,7 @@ def averaged(
 
 
 def needed(width: int, name: str, counts: np.ndarray, cosines: np.ndarray) -> list[Row]:
-    """Probes that each cosine takes, with a bootstrap interval over repeats."""
+    """Returns the probes that each cosine needs, with a bootstrap interval over repeats."""
     random = np.random.default_rng(0)
     unbiased = methods()[name].unbiased
     resampled = [
@@ -236,7 +236,7 @@ def needed(width: int, name: str, counts: np.ndarray, cosines: np.ndarray) -> li
 
 
 def _crossings(counts: np.ndarray, cosines: np.ndarray, unbiased: bool = False) -> list[float]:
-    """Number of probes at each cosine: interpolated, or from the fitted law beyond the budget."""
+    """Returns the number of probes at each cosine, interpolated or by the law beyond the budget."""
 
     def law(k, a, limit=1.0):
         return limit / np.sqrt(1 + a / k)
@@ -265,7 +265,7 @@ def _crossings(counts: np.ndarray, cosines: np.ndarray, unbiased: bool = False) 
 
 
 def draw(rows: list[Row], curves: dict[tuple[int, str], Any]) -> Figure:
-    """Cosine over probes for the widest network; probes and passes needed over width."""
+    """Draws cosine over probes for the widest network, and needed probes and passes over width."""
     figure = Figure(figsize=(15, 4.6), layout="constrained")
     curve, half, nine, passes = figure.subplots(1, 4)
     widest = max(width for width, _ in curves)

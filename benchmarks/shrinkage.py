@@ -1,11 +1,11 @@
 """How far to trust feedback of few probes: python -m benchmarks.shrinkage --data-path PATH.
 
 An MLP 1024-512 with ReLU learns 12,000 images by SGD at .04, batch 128, 12 epochs, feedback decay
-.8, with feedback refreshed every 1, 20, 100 or 500 steps. What differs is how the first estimates
-act, which few probes are behind. `relative`, `whole` and `unscaled` are the choices of
-`learned_feedback`; `one weight` debiases all directions of a basis alike, also those that have just
-entered it; `zero start` does not debias, so that feedback grows from zero. The accuracy is that of
-images held out of the training set.
+.8, with feedback refreshed every 1, 20, 100 or 500 steps. The variants scale the first estimates,
+which average few probes, in different ways. `relative`, `whole` and `unscaled` are those of
+`learned_feedback`; `one weight` debiases all directions of a basis by the same factor, including
+those that have just entered it; `zero start` does not debias, so that feedback grows from zero.
+Accuracy is measured on images held out of the training set.
 """
 
 import csv
@@ -40,7 +40,7 @@ from nmnc_jax.models import MLP
 
 IMAGES, BATCH, EPOCHS, RATE, DECAY = 12_000, 128, 12, 0.04, 0.8
 LOWEST = 0.37
-"""Of the figure; what has diverged is below it."""
+"""Range of the figure; accuracies of diverged runs are below it."""
 REFRESHES = (1, 20, 100, 500)
 INITIALISERS = {
     "uniform": jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
@@ -54,7 +54,7 @@ MODEL = MLP((1024, 512), 10)
 
 
 def _one_weight(state: FeedbackState, estimate: Any, variance: Any = 0.0) -> FeedbackState:
-    # `limit` divides the mean and is not carried by the overlap of bases, as one weight is not.
+    # `limit` divides the mean and, like one weight, does not change when the basis moves.
     del variance
     started = jnp.where(state.limit < 1e-6, 0, state.limit)
     return state._replace(
@@ -82,11 +82,11 @@ VARIANTS: dict[str, Callable[[int], Feedback]] = {
 
 
 def main() -> None:
-    """Trains all settings, seed by seed, and goes on where a table in `--out` ends."""
+    """Trains all settings, seed by seed, and continues an existing table in `--out`."""
 
     def add(parser: Any) -> None:
         parser.add_argument("--data-path", type=Path, required=True, help="folder or archive")
-        parser.add_argument("--seeds", type=int, default=2, help="5 with --full")
+        parser.add_argument("--seeds", type=int, default=2, help="number of seeds; 5 with --full")
 
     options = parse("shrinkage", __doc__ or "", add)
     seeds = range(options.seed, options.seed + (5 if options.full else options.seeds))
@@ -127,7 +127,7 @@ def _read(table: Path) -> list[Row]:
 
 
 def estimator_of(row: Row) -> Estimator:
-    """The estimator of a row of the table."""
+    """Returns the estimator of a row of the table."""
     if row["method"] == "backprop":
         return backprop(MODEL.apply, loss_fn)
     subspace, probe = METHODS[row["method"]]
@@ -156,7 +156,7 @@ def train_one(row: Row, train: Any, test: Any, steps: dict[tuple[str, str], Any]
         updates, moments = optimiser.update(gradients, moments, params)
         return optax.apply_updates(params, updates), moments, state
 
-    # With `due` given, the program does not depend on how often a refresh is due.
+    # If `due` is given, the program does not depend on the interval between refreshes.
     take = steps.setdefault(
         (row["method"], row["variant"]),
         jax.jit(step, static_argnames="due", donate_argnums=(0, 1, 2)),
@@ -185,7 +185,7 @@ def _accuracy(params: Any, inputs: Any, targets: Any) -> Any:
 
 
 def summary(rows: list[Row]) -> list[Row]:
-    """Mean accuracy over seeds with the half width of its 95 % interval, for each setting."""
+    """Returns mean accuracy with the half width of its 95 % interval, for each setting."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(_name(row)[:4], []).append(row)
@@ -205,7 +205,7 @@ def summary(rows: list[Row]) -> list[Row]:
 
 
 def draw(means: list[Row]) -> Figure:
-    """Accuracy over the steps between two refreshes: a panel for each method and initialiser."""
+    """Draws accuracy over the steps between refreshes, a panel per method and initialiser."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     for panel, (weights, method) in zip(
@@ -227,8 +227,8 @@ def draw(means: list[Row]) -> Figure:
             for row in chosen:
                 if row["accuracy"] < LOWEST:
                     place_of_text = row["refresh"] * 1.05 ** (place - 2), LOWEST + 0.004 * place
-                    told = f"{row['accuracy']:.2f} below"
-                    panel.text(*place_of_text, told, color=color, ha="right", fontsize=8)
+                    text = f"{row['accuracy']:.2f} below"
+                    panel.text(*place_of_text, text, color=color, ha="right", fontsize=8)
         for row in means:
             if row["method"] == "backprop" and row["weights"] == weights:
                 panel.axhline(row["accuracy"], color="black", lw=1, label="backpropagation")

@@ -1,10 +1,10 @@
-"""What estimators cost: python -m benchmarks.throughput.
+"""The cost of estimators: python -m benchmarks.throughput.
 
-On strided 32x32 networks at batch 128: time of a step over backpropagation's, over one clean
-forward pass, and over a step that only reads fixed feedback in a fixed subspace, in the mean over
-the method's schedule and for what is due; one probe pass over its floor; peak memory over the
-number of probes; compile time over the number of taps; a basis update over units and rank. Ratios
-come from one run, in turn.
+On strided 32x32 networks at batch 128 the benchmark measures the time of a step relative to
+backpropagation, to one clean forward pass, and to a step with fixed feedback in a fixed subspace,
+averaged over the method's schedule and for each kind of scheduled work; the time of one probe pass
+relative to its floor; peak memory over the number of probes; compile time over the number of taps;
+and the time of a basis update over units and rank. Ratios are measured in turn in one run.
 """
 
 import multiprocessing
@@ -43,17 +43,17 @@ from nmnc_jax.types import ApplyFn, Due
 BATCH = 128
 RANK = 64
 SCHEDULE = 100
-"""Steps of which the mean is taken: whole intervals of probes and of bases."""
+"""Number of steps that are averaged, which are whole intervals of probes and of bases."""
 loss_fn = optax.softmax_cross_entropy_with_integer_labels
 
 
 def strided_network() -> ConvNet:
-    """The strided network of `photos`: 32/32/64 channels and a dense layer of 128."""
+    """Returns the strided network of `photos`, with 32/32/64 channels and a dense layer of 128."""
     return ConvNet((32, 32, 64), (2, 2, 1), 128, 10)
 
 
 def problem(model: ConvNet, side: int = 32, seed: int = 0) -> tuple[Any, Any]:
-    """Parameters and one batch; times do not depend on what the images show."""
+    """Returns parameters and one batch; times do not depend on the content of images."""
     images, labels = jax.random.split(jax.random.key(seed))
     inputs = jax.random.normal(images, (BATCH, side, side, 3))
     targets = jax.random.randint(labels, (BATCH,), 0, 10)
@@ -63,7 +63,7 @@ def problem(model: ConvNet, side: int = 32, seed: int = 0) -> tuple[Any, Any]:
 class Stepper:
     """One method's training step, with its state; calling it takes the next step.
 
-    What is due is known outside of the compiled program, as in training; a call may say it.
+    As in training, the scheduled work is decided outside the compiled program; a call may set it.
     """
 
     def __init__(self, estimator: Estimator, params: Any, batch: Any):
@@ -80,7 +80,7 @@ class Stepper:
         self.due = estimator.due
         self.batch = batch
         memory = estimator.init(params, batch)
-        # A copy: the state is donated, the parameters are shared.
+        # The state is donated and the parameters are shared, so they are copied.
         self.state = jax.tree.map(jnp.copy, (params, optimiser.init(params), memory))
         self.number = 0
 
@@ -92,7 +92,7 @@ class Stepper:
         return self.state
 
     def compile(self, due: Due | None = None) -> Any:
-        """Compiles the step anew, without running it; by default the first, with all its work."""
+        """Compiles the step without running it; by default the first step, with all its work."""
         due = self.due(0) if due is None else due
         return self.step.lower(self.state, 0, self.batch, due=due).compile()
 
@@ -122,7 +122,7 @@ METHODS: dict[str, Callable[[Any, Any], Estimator]] = {
 
 
 def steps(full: bool) -> list[Row]:
-    """Time and operations of a step of each method: in the mean over a schedule, and each kind."""
+    """Measures time and operations of a step of each method, on average and for each kind."""
     model = ConvNet((64, 64, 128), (2, 2, 1), 128, 10)
     params, batch = problem(model)
     forward = jax.jit(lambda p, x: model.apply(p, x, no_tap))
@@ -167,7 +167,7 @@ def steps(full: bool) -> list[Row]:
 
 
 def steps_as_memory_comes(full: bool) -> list[Row]:
-    """The same in a process that leaves memory to the system, as a program of one's own does."""
+    """Measures the same in a process that returns memory to the system, as usual programs do."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         rows = pool.submit(steps, full).result()
     return [{**row, "part": UNKEPT} for row in rows]
@@ -179,14 +179,14 @@ def _named(due: Due) -> str:
 
 
 def _mean(values: dict[Any, Any], counts: dict[Any, int], total: int) -> Any:
-    """Mean over a schedule in which each program runs its count of times."""
+    """Returns the mean over a schedule, in which each program runs a given number of times."""
     return sum(count * values[name] for name, count in counts.items()) / total
 
 
 def probe_passes(full: bool) -> list[Row]:
-    """Time of one more probe pass, over that of the floating-point work after its tap.
+    """Measures the time of one more probe pass, relative to the floor of its operations.
 
-    The floor is the pass's operations, by XLA's own count, at the rate of the clean forward pass.
+    The floor is the time of the pass's operations, by XLA's count, at the rate of the clean pass.
     """
     model = strided_network()
     apply_fn: ApplyFn = model.apply
@@ -262,7 +262,7 @@ def _flops(function: Any, *arguments: Any) -> float:
 
 
 def memory(full: bool) -> list[Row]:
-    """XLA's own count of a step's temporary memory, over the number of probes."""
+    """Returns XLA's count of a step's temporary memory, over the number of probes."""
     model = strided_network()
     params, batch = problem(model)
     rows: list[Row] = []
@@ -291,7 +291,7 @@ def memory(full: bool) -> list[Row]:
 
 
 def compile_times(full: bool) -> list[Row]:
-    """Time to trace and compile a step, over the number of taps."""
+    """Measures the time to trace and compile a step, over the number of taps."""
     rows = []
     for taps in progress("compile times", (2, 4, 8, 16) if full else (2, 4, 8)):
         model = ConvNet((16,) * (taps - 1), (2,) + (1,) * (taps - 2), 64, 10)
@@ -319,9 +319,9 @@ def compile_times(full: bool) -> list[Row]:
 
 
 def basis_updates(full: bool) -> list[Row]:
-    """Time of a basis update, and its share of a step at the default interval.
+    """Measures the time of a basis update, and its share of a step at the default interval.
 
-    The step is backpropagation's in a strided network with 50,176 units at its first tap.
+    The step is one of backpropagation in a strided network with 50,176 units at its first tap.
     """
     model = ConvNet((16, 32, 64), (2, 2, 2), 128, 10)
     params, batch = problem(model, side=112)
@@ -385,7 +385,7 @@ def main() -> None:
 
 
 def draw(rows: dict[str, list[Row]]) -> Figure:
-    """One panel for each part."""
+    """Draws one panel for each part."""
     figure = Figure(figsize=(15, 7), layout="constrained")
     step, probe, used, unkept, basis, compiled = figure.subplots(2, 3).reshape(-1)
     for panel, part, column, title in (
@@ -401,14 +401,14 @@ def draw(rows: dict[str, list[Row]]) -> Figure:
         panel.axvline(1, color="gray", linewidth=1)
         panel.invert_yaxis()
         panel.set(title=title, xlabel="ratio (median of rounds, 95 % interval)")
-    # The pass after the last tap is so short that its cost is that of starting it.
+    # The pass after the last tap is so short that its start dominates the cost.
     probe.set_xlim(
         0, 1.1 * max(row["high"] for row in rows["probe pass"] if row["what"] != "dense")
     )
     for place, row in enumerate(rows["probe pass"]):
         if row["what"] == "dense":
-            told = f" {row['over_floor']:.0f} (off the scale: {1000 * row['milliseconds']:.0f} us)"
-            probe.text(0, place, told, va="center")
+            text = f" {row['over_floor']:.0f} (off the scale: {1000 * row['milliseconds']:.0f} us)"
+            probe.text(0, place, text, va="center")
     for panel, part, x, y, xlabel, ylabel, title in (
         (used, "memory", "probes", "megabytes", "probes K", "MB", "temporary memory of a step"),
         (compiled, "compile", "taps", "seconds", "taps", "seconds", "trace and compile a step"),

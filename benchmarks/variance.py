@@ -1,8 +1,8 @@
 """Bias, variance, cosine and signal-to-noise ratio: python -m benchmarks.variance.
 
-(a) Linear networks, where each law is exact: every point gives z-scores, and their verdict decides
-the exit status. (b) A network on real digits, at initialisation, midway and at the end of training:
-each method's estimates of one batch's gradient over its number of probes.
+(a) In linear networks each law is exact; every point gives z-scores, which decide the exit status.
+(b) In a network on real digits, at the beginning, in the middle and at the end of training, each
+method's estimates of one batch's gradient are measured over the number of probes.
 """
 
 import sys
@@ -88,7 +88,7 @@ METHODS: dict[str, tuple[str, str, Callable[[int], Any]]] = {
     ),
 }
 WARM_STEPS = 20
-"""Estimates that teach a control variate's feedback before it is measured."""
+"""Number of estimates from which a control variate's feedback learns before the measurement."""
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def verdict(scores: list[float], exact: list[bool]) -> bool:
-    """Prints whether the linear networks obey their laws."""
+    """Prints whether the linear networks follow their laws."""
     values = np.abs(scores)
     square = float((values**2).mean())
     good = bool(values.max() < 4 and 0.8 < square < 1.2 and all(exact))
@@ -123,7 +123,7 @@ def verdict(scores: list[float], exact: list[bool]) -> bool:
 
 
 def on_digits(full: bool, seed: int) -> list[Row]:
-    """Measures every method's gradient of one batch of digits against the exact one."""
+    """Compares every method's gradient of one batch of digits with the exact gradient."""
     stages = (0, 300, 600)
     model = MLP((256, 256) if full else (64, 64), 10)
     trained = train(model, load_embedded("digits"), stages, seed=seed)
@@ -169,9 +169,9 @@ def _flat(tree: Any) -> jax.Array:
 
 
 def _statistics(drawn: np.ndarray, exact: np.ndarray) -> Row:
-    """Bias and variance over the exact gradient's squared norm, cosine, signal-to-noise ratio.
+    """Returns bias and variance over the exact squared norm, cosine and signal-to-noise ratio.
 
-    All follow from inner products, so that the bootstrap resamples a Gram matrix.
+    All are functions of inner products, so that the bootstrap resamples a Gram matrix.
     """
     size = exact @ exact
     gram, along = drawn @ drawn.T / size, drawn @ exact / size
@@ -200,13 +200,13 @@ def _statistics(drawn: np.ndarray, exact: np.ndarray) -> Row:
 
 
 def draw(rows: list[Row], real: list[Row]) -> Figure:
-    """Laws drawn through the points (above), and methods on digits over probes (below)."""
+    """Draws laws through the points (above), and methods on digits over probes (below)."""
     figure = Figure(figsize=(15, 8), layout="constrained")
     above, below = figure.subplots(2, 4)
     for panel, field in zip(above, NAMES, strict=True):
         some = [row for row in rows if row["varies"] == field]
         if field != "probes":
-            # The point that all series share is in that of the probes.
+            # The point that all series share belongs to the series over probes.
             shared = [row for row in rows if row["varies"] == "probes" and row["probes"] == 4]
             some += [row for row in shared if field != "dimension" or row["dimension"] == 16]
         _draw_law(panel, sorted(some, key=lambda row: int(row[field])), field)

@@ -156,10 +156,10 @@ def test_val_beside_test_is_for_choosing_settings(tmp_path, capsys):
     files = members() | without(members("val"), "train", "val/ant/7", "val/cow/7")
     path = folder(tmp_path / "images", files)
     assert (load(path).train_size, load(path).test_size) == (18, 6)
-    assert "has test/ and val/: tested on test/" in capsys.readouterr().out
+    assert "has test/ and val/: test/ is tested" in capsys.readouterr().out
     chosen = load(path, validation=True)
     assert (chosen.train_size, chosen.test_size) == (18, 4)
-    assert "tested on val/" in capsys.readouterr().out
+    assert "val/ is tested" in capsys.readouterr().out
 
 
 def test_names_that_are_not_utf_8(tmp_path, capsys):

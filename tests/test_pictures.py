@@ -135,7 +135,7 @@ REFUSED = {
     "12 of 16 bits, all dark": (lambda: png16(GREY16[..., None] >> 8, 0), "would leave black"),
     "12 of 16 bits, grey": (lambda: png16(GREY16[..., None] >> 4, 0), "may have 12 bits"),
     "12 of 16 bits, colour": (lambda: png16(COLOUR16 >> 4, 2), "may have 12 bits"),
-    "12 of 16 bits, TIFF": (lambda: tiff(COLOUR16 >> 4, photometric="rgb"), "whether it is of 12"),
+    "12 of 16 bits, TIFF": (lambda: tiff(COLOUR16 >> 4, photometric="rgb"), "may have 12"),
     "16 bits, one transparent": (
         lambda: png16(COLOUR16, 2, chunk(b"tRNS", struct.pack(">HHH", 0, 0, 300))),
         "takes an alpha channel",

@@ -211,7 +211,7 @@ DOUBTFUL = {
     "a column of another name": (TWO, {"x_csv": "shown\n2.png\n1.png\n"}, "in no column of"),
     "an unknown image": (TWO, {"x_csv": "image\n2\n3\n"}, "has no image of stimulus '3'"),
     "an image twice": (TWO, {"x_csv": "image\n2\n2\n"}, "names '2' twice"),
-    "two tables": (TWO, {"x_csv": "image\n2\n1", "y_csv": "image\n1\n2"}, "name other stimuli"),
+    "two tables": (TWO, {"x_csv": "image\n2\n1", "y_csv": "image\n1\n2"}, "name different stimuli"),
     "no JSON": (TWO, {"x_json": "{"}, "x.json cannot be read"),
     "numbers alone": (TWO, {"x_json": "[2, 1]"}, "takes a list of names"),
 }

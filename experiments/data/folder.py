@@ -150,7 +150,7 @@ def _decode(
         if image.shape != size:
             raise UserError(
                 f"{member.path} in {name} has {image.shape[:2]} pixels and {first.path} "
-                f"{size[:2]}; set image_size to the side to which all are resized"
+                f"{size[:2]}; image_size takes the side to which all are resized"
             )
     notes = []
     if others:
