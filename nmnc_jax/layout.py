@@ -66,7 +66,7 @@ class TapShape(NamedTuple):
         return self.shape[self.batch_axis + 1 + self.time_axes :]
 
     def of_batch(self, batch: int) -> "TapShape":
-        """The same tap with another number of examples."""
+        """Returns the same tap with another number of examples."""
         shape = list(self.shape)
         shape[self.batch_axis] = batch
         return self._replace(shape=tuple(shape))

@@ -53,7 +53,7 @@ def nmnc(
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
+        ValueError: if `noise_correlation`, `pca` or `learned_feedback` raises.
 
     Source:
         Kang, Richards and Sabatini 2026 (arXiv 2601.02636).
@@ -114,7 +114,7 @@ def vnc(
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation` and `learned_feedback` do.
+        ValueError: if `noise_correlation` or `learned_feedback` raises.
 
     Source:
         Kang, Richards and Sabatini 2026 (arXiv 2601.02636).
@@ -160,7 +160,7 @@ def node_perturbation(
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
+        ValueError: if `noise_correlation`, `pca` or `learned_feedback` raises.
 
     Example:
         >>> from nmnc_jax import node_perturbation
@@ -201,7 +201,7 @@ def forward_gradient(
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: if the probe's difference is not "jvp", or as `node_perturbation` does.
+        ValueError: if the probe's difference is not "jvp", or if `node_perturbation` raises.
 
     Source:
         Ren, Kornblith, Liao and Hinton 2023 (arXiv 2210.03310), activity perturbation.
@@ -265,7 +265,7 @@ def weight_mirror(
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation`, `pca` and `learned_feedback` do.
+        ValueError: if `noise_correlation`, `pca` or `learned_feedback` raises.
 
     Source:
         Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019 (arXiv 1904.05391).
@@ -341,7 +341,7 @@ def feedback_alignment(
         An `Estimator` with a `NoiseCorrelationState`.
 
     Raises:
-        ValueError: as `noise_correlation` and `sign_symmetric_feedback` do.
+        ValueError: if `noise_correlation` or `sign_symmetric_feedback` raises.
 
     Source:
         Lillicrap, Cownden, Tweed and Akerman 2016 (arXiv 1411.0247). Sign-symmetric: Liao, Leibo
@@ -387,7 +387,7 @@ def kolen_pollack(
         An `Estimator` with a `NoiseCorrelationState`, which holds the mirrors and the weights.
 
     Raises:
-        ValueError: as `noise_correlation` and `kolen_pollack_feedback` do.
+        ValueError: if `noise_correlation` or `kolen_pollack_feedback` raises.
 
     Source:
         Kolen and Pollack 1994; Akrout, Wilson, Humphreys, Lillicrap and Tweed 2019
@@ -417,7 +417,7 @@ def direct_feedback_alignment(
         An `Estimator` with a `NoiseCorrelationState` whose feedback never changes.
 
     Raises:
-        ValueError: as `noise_correlation` does.
+        ValueError: if `noise_correlation` raises.
 
     Source:
         Nokland 2016 (arXiv 1609.01596).

@@ -192,7 +192,7 @@ def check(recording: Neural) -> None:
     if not answers.all():
         print(
             f"{recording.name}: {(~answers).sum()} of {len(answers)} neurons left out: they are "
-            "silent, alike for all images or not known for some",
+            "silent, equal for all images or unknown for some",
             flush=True,
         )
 

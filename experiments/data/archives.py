@@ -121,7 +121,7 @@ def members(file: Path | IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of each regular file of a tar archive, in order.
 
     Raises:
-        UserError: as `lazy_members` does.
+        UserError: if `lazy_members` raises.
     """
     for member, read in lazy_members(file, name):
         yield member, read()

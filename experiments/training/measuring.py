@@ -85,7 +85,7 @@ def chosen_ranks(memory: Any) -> dict[str, dict[str, Array]]:
 
 
 def still_units(apply_fn: ApplyFn, params: Any, inputs: Any) -> dict[str, Array]:
-    """Share of each tap's units that are the same for all inputs."""
+    """Returns the share of each tap's units whose activity is the same for all inputs."""
     _, activations = run(apply_fn, params, inputs)
     rows = matrices(tap_shapes(apply_fn, params, inputs), activations)
     return {name: (jnp.ptp(each, axis=0) == 0).mean() for name, each in rows.items()}
