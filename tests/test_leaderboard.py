@@ -108,5 +108,5 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="draws is 0; it takes at least 1"):
         leaderboard.main(["--draws", "0"])
     refused = ["--tasks", "flip_flop", "--methods", "mirror", "--out", str(tmp_path / "none")]
-    with pytest.raises(UserError, match="no method takes a task of these"):
+    with pytest.raises(UserError, match="none of them takes one of the tasks"):
         leaderboard.main([*refused, "--steps", "2"])
