@@ -67,7 +67,7 @@ def test_a_dead_network_says_so(tmp_path):
 def test_a_loss_that_stays_and_credit_of_zero_are_named():
     record = {"step": 200, "loss": 2.303, "alignment": {"a": 0.0, "b": 0.4}}
     stays, zero = signs(record, 10)
-    assert "the loss stays at 2.303, that of 10 classes" in stays
+    assert "the loss stays at 2.303, that of 10 equally likely classes" in stays
     assert "credit of tap 'a' is zero" in zero
     assert not signs({"step": 10, "loss": 2.303, "alignment": {"a": 0.0}}, 10)
     assert not signs({"step": 200, "loss": 0.0}, None)
