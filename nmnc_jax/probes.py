@@ -321,6 +321,16 @@ def haar_frames(key: Array, count: int, dimension: int, dtype: DType) -> Array:
     width = min(count, dimension)
     frames = -(-count // dimension)
     gaussian = jax.random.normal(key, (frames, dimension, width), dtype)
+    if dimension >= 4 * width:
+        # Few columns are nearly orthogonal, so that the Cholesky factor of their Gram matrix is as
+        # accurate as a QR factorisation, which takes 20 times as long on CPU for 16,384 x 32. Its
+        # diagonal is positive: the frames have a Haar distribution.
+        rows, exactly = gaussian[0].T, jax.lax.Precision.HIGHEST
+        factor = jnp.linalg.cholesky(jnp.matmul(rows, rows.T, precision=exactly))
+        identity = jnp.eye(width, dtype=dtype)
+        turn = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+        turn = turn * jnp.sqrt(jnp.asarray(dimension, dtype))
+        return jnp.matmul(turn, rows, precision=exactly)
     # Frames are factorised one after another. On CPU a batched factorisation waits in a thread of a
     # pool for other threads of that pool, so that several at once (one per tap) may deadlock.
     q, r = jax.lax.map(jnp.linalg.qr, gaussian)
