@@ -60,7 +60,8 @@ def _coordinates(features: np.ndarray, train: np.ndarray) -> np.ndarray:
 def _folds(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields training images, held-out images, and features standardised by the former."""
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(features):
-        yield train, test, StandardScaler().fit(features[train]).transform(features)
+        scaled = StandardScaler().fit(features[train]).transform(features)
+        yield train, test, np.asarray(scaled)
 
 
 def column_correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
