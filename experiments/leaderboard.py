@@ -21,12 +21,11 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.analysis.tables import write_table
-from experiments.board.cells import REGIMES, Cell, Row, draws
+from experiments.board.cells import EQUAL_STEPS, REGIMES, Cell, Row, draws
 from experiments.board.drawing import draw
 from experiments.board.summary import completed, summarised, write
 from experiments.board.tasks import TASKS, with_images
 from experiments.command import run_command, take
-from experiments.data import load
 from experiments.directories import output_directory
 from experiments.errors import UserError
 from experiments.files import read_object, write_json
@@ -128,14 +127,15 @@ def _filled(cells: list[Cell], count: int, seeds: int) -> list[Row]:
                 continue
             settings = cell.best(count)
             costs = cell.costs(settings)
-            chance = load(cell.config).chance
-            for regime in REGIMES:
-                finals = list(cell.finals(settings, seeds, regime))
-                rows.append(
-                    summarised(cell.method, cell.task, regime, finals, costs, settings, chance)
+            own = {
+                regime: summarised(
+                    cell.method, cell.task, regime, list(cell.finals(settings, seeds, regime)),
+                    costs, settings, cell.data.chance,
                 )
-            seconds = time.perf_counter() - start
-            score = rows[-2]["score"]
+                for regime in REGIMES
+            }  # fmt: skip
+            rows += own.values()
+            score, seconds = own[EQUAL_STEPS]["score"], time.perf_counter() - start
             show(number + 1, f"{cell.task} {cell.method}: {score:.3f}, {seconds:.0f} s")
     return rows
 

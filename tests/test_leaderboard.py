@@ -77,11 +77,11 @@ def test_a_table_is_killed_and_goes_on(tmp_path, monkeypatch, capsys):
     out = ["--out", str(tmp_path / "table")]
     trained, done = cells._trained_and_tested, []
 
-    def killed(config):
+    def killed(config, *others):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(config)
-        return trained(config)
+        return trained(config, *others)
 
     monkeypatch.setattr(cells, "_trained_and_tested", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.configuration import Config
 from experiments.data import Dataset
 from experiments.training.measuring import CHUNK
+from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.types import Due
 
@@ -66,6 +67,26 @@ def step_costs(
     return costs
 
 
+def step_times(
+    trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due], rounds: int = ROUNDS
+) -> tuple[dict[Due, float], TrainState]:
+    """Times a step for each kind of scheduled work separately, on the devices of the trainer.
+
+    Returns:
+        Median seconds for each kind of scheduled work, and the state after all steps.
+    """
+    batch = trainer.devices.gather(data.train_examples, np.arange(config.run.batch))
+    key = jax.random.key(config.run.seed)
+    state = trainer.init(config.run.seed)
+
+    def step(due: Due) -> Any:
+        nonlocal state
+        state, loss = trainer.step(state, key, batch, due=due)
+        return state, loss
+
+    return {due: _seconds(lambda due=due: step(due), rounds) for due in dues}, state
+
+
 def program_times(
     trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due]
 ) -> tuple[dict[Due, float], float, float]:
@@ -82,15 +103,7 @@ def program_times(
         batch.
     """
     devices, key = trainer.devices, jax.random.key(config.run.seed)
-    batch = devices.gather(data.train_examples, np.arange(config.run.batch))
-    state = trainer.init(config.run.seed)
-
-    def step(due: Due) -> Any:
-        nonlocal state
-        state, loss = trainer.step(state, key, batch, due=due)
-        return state, loss
-
-    steps = {due: _seconds(lambda due=due: step(due)) for due in dues}
+    steps, state = step_times(trainer, config, data, dues)
     count = min(config.method.basis_batch, data.train_size)
     first = devices.any_size(data.train_examples(np.arange(count)))
     tested = np.arange(devices.size(min(CHUNK, data.test_size)))
@@ -100,38 +113,6 @@ def program_times(
         _seconds(lambda: trainer.start(key, first)),
         _seconds(lambda: trainer.tested(state.params, tested)),
     )
-
-
-def mean_step(
-    trainer: Trainer, baseline: Trainer, config: Config, data: Dataset, shares: dict[Due, float]
-) -> tuple[float, float]:
-    """Times a step, averaged over the schedule, relative to backpropagation's.
-
-    Args:
-        trainer: the functions of the run.
-        baseline: the functions of backpropagation.
-        config: the configuration of the run.
-        data: the data set.
-        shares: kind of scheduled work to the share of the steps that have it.
-
-    Returns:
-        Milliseconds per step, and the ratio to backpropagation's.
-    """
-    batch = trainer.devices.gather(data.train_examples, np.arange(config.run.batch))
-    key = jax.random.key(config.run.seed)
-
-    def seconds(each: Trainer, due: Due) -> float:
-        state = each.init(config.run.seed)
-
-        def step() -> Any:
-            nonlocal state
-            state, loss = each.step(state, key, batch, due=due)
-            return loss
-
-        return _seconds(step, 10)
-
-    own = sum(share * seconds(trainer, due) for due, share in shares.items())
-    return 1000 * own, own / seconds(baseline, Due(probe=False, move=False))
 
 
 def _seconds(function: Callable[[], Any], rounds: int = ROUNDS) -> float:

@@ -1,8 +1,7 @@
 """A cell of the leaderboard: the search and the final runs of a method on a task."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,17 +9,18 @@ import jax
 import numpy as np
 from scipy.stats import qmc
 
-from experiments.analysis.cost import mean_step
+from experiments.analysis.cost import step_times
 from experiments.configuration import Config
 from experiments.data import Dataset, load
 from experiments.errors import Diverged, UserError
 from experiments.files import read_object, write_json
 from experiments.methods import TABLE, checked, forward_passes
 from experiments.planning.compiled import Cost, compile_cost
-from experiments.planning.programs import step_program
+from experiments.planning.programs import NOTHING, scheduled, step_program
 from experiments.training.loop import through_training, train
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.state import NoiseCorrelationState
+from nmnc_jax.types import Due
 
 Row = dict[str, Any]
 EQUAL_STEPS, EQUAL_OPERATIONS = REGIMES = "equal steps", "equal operations"
@@ -69,13 +69,17 @@ class Cell(NamedTuple):
             write_json(path, make())
         return read_object(path)
 
+    @property
+    def data(self) -> Dataset:
+        """The data set of the task."""
+        return _loaded(self.config)
+
     def refusal(self) -> str | None:
         """Returns why the method does not take the task's network, in one line; None if it does."""
 
         def tried() -> Row:
             try:
-                config = checked(self.shared)
-                make_trainer(config, _data(config))
+                make_trainer(checked(self.shared), self.data)
             except UserError as error:
                 return {"refused": str(error)}
             return {"refused": None}
@@ -88,7 +92,9 @@ class Cell(NamedTuple):
             config = self.shared.replace(**settings, seed=number, validation=True)
 
             def tried(config: Config = config, settings: Row = settings) -> Row:
-                return {"settings": settings, **_trained_and_tested(config)}
+                data = _loaded(self.config.replace(validation=True))
+                found = _trained_and_tested(config, data, make_trainer(config, data))
+                return {"settings": settings, **found}
 
             yield self.kept(f"draw{number}", tried)
 
@@ -98,92 +104,85 @@ class Cell(NamedTuple):
 
     def finals(self, settings: Row, seeds: int, regime: str) -> Iterator[Row]:
         """Yields the results of training with fresh seeds and one test."""
-        config = self.shared.replace(**settings)
+        config, train_one = self.shared.replace(**settings), _trained_and_measured
         if regime == EQUAL_OPERATIONS:
             steps = max(1, round(config.run.steps / self.costs(settings)["operations"]))
-            config = config.replace(steps=steps, log_every=steps)
-        data = _data(config)
+            config, train_one = config.replace(steps=steps, log_every=steps), _trained_and_tested
 
         @cache
         def trainer() -> Trainer:
-            return make_trainer(config, data)
+            return make_trainer(config, self.data)
 
         for seed in range(FINAL, FINAL + seeds):
 
-            def trained(seed: int = seed) -> Row:
-                records: list[Row] = []
-                try:
-                    train(trainer(), config.replace(seed=seed), data, records.append)
-                except Diverged:
-                    return {"seed": seed, "score": data.chance, "diverged": True}
-                alignment = records[-1].get("alignment")
-                return {
-                    "seed": seed,
-                    "score": records[-1]["test_accuracy"],
-                    "alignment": alignment and float(np.mean(list(alignment.values()))),
-                    "diverged": False,
-                }
+            def final(seed: int = seed) -> Row:
+                found = train_one(config.replace(seed=seed), self.data, trainer())
+                return {"seed": seed, **found}
 
-            def tested(seed: int = seed) -> Row:
-                return {"seed": seed, **_trained_and_tested(config.replace(seed=seed))}
-
-            make = trained if regime == EQUAL_STEPS else tested
-            yield self.kept(f"{regime.split()[1]}-seed{seed}", make)
+            yield self.kept(f"{regime.split()[1]}-seed{seed}", final)
 
     def costs(self, settings: Row) -> Row:
         """Returns a step's operations and time relative to backpropagation's, and its memory."""
         config = self.shared.replace(**settings)
+        plain = config.replace(estimator="backprop")
 
         def measured() -> Row:
-            data = _data(config)
-            trainer = make_trainer(config, data)
-            plain = config.replace(estimator="backprop")
-            baseline = make_trainer(plain, data)
-            dues = Counter(map(trainer.due, range(config.run.steps)))
-            shares = {due: count / config.run.steps for due, count in sorted(dues.items())}
-            programs = [_compiled(trainer, config, data, due) for due in shares]
-            own = sum(s * p.flops for s, p in zip(shares.values(), programs, strict=True))
-            of_backprop = _compiled(baseline, plain, data, baseline.due(0))
-            milliseconds, ratio = mean_step(trainer, baseline, config, data, shares)
+            trainer, baseline = (make_trainer(each, self.data) for each in (config, plain))
+            shares = scheduled(trainer, config)
+            programs = [_compiled(trainer, config, self.data, due) for due in shares]
+            of_backprop = _compiled(baseline, plain, self.data, NOTHING)
+            seconds, _ = step_times(trainer, config, self.data, shares, rounds=10)
+            plainly, _ = step_times(baseline, plain, self.data, [NOTHING], rounds=10)
+
+            def mean(each: Iterable[float]) -> float:
+                return float(np.dot(list(shares.values()), list(each)))
+
             memory = trainer.template.estimator
             known = isinstance(memory, NoiseCorrelationState)
-            taps = len(memory.layout.taps) if known else 1
             return {
-                "operations": own / of_backprop.flops,
-                "milliseconds": milliseconds,
-                "over_backprop": ratio,
+                "operations": mean(program.flops for program in programs) / of_backprop.flops,
+                "milliseconds": 1000 * mean(seconds.values()),
+                "over_backprop": mean(seconds.values()) / plainly[NOTHING],
                 "remembered_bytes": sum(
                     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory)
                 ),
                 "peak_bytes": max(program.peak_bytes for program in programs),
-                "passes": forward_passes(config, taps),
+                "passes": forward_passes(config, len(memory.layout.taps) if known else 1),
             }
 
         return self.kept("costs", measured)
 
 
-def _trained_and_tested(config: Config) -> Row:
+def _trained_and_tested(config: Config, data: Dataset, trainer: Trainer) -> Row:
     """Returns the score of a network after training, which is chance if the method diverges."""
-    data = _data(config)
-    ((_, params),) = through_training(config, data, [config.run.steps])
-    found = make_trainer(config, data).test(params)
+    ((_, params),) = through_training(config, data, [config.run.steps], trainer)
+    found = trainer.test(params)
     diverged = not np.isfinite(found["test_loss"])
     return {"score": data.chance if diverged else found["test_accuracy"], "diverged": diverged}
 
 
-def _compiled(trainer: Trainer, config: Config, data: Dataset, due: Any) -> Cost:
+def _trained_and_measured(config: Config, data: Dataset, trainer: Trainer) -> Row:
+    """Returns the score and the mean alignment of the credit."""
+    records: list[Row] = []
+    try:
+        train(trainer, config, data, records.append)
+    except Diverged:
+        return {"score": data.chance, "diverged": True}
+    alignment = records[-1].get("alignment")
+    return {
+        "score": records[-1]["test_accuracy"],
+        "alignment": alignment and float(np.mean(list(alignment.values()))),
+        "diverged": False,
+    }
+
+
+def _compiled(trainer: Trainer, config: Config, data: Dataset, due: Due) -> Cost:
     found = compile_cost(step_program(trainer, config, data, due))
     assert isinstance(found, Cost)
     return found
 
 
-_SETS: dict[Any, Dataset] = {}
-
-
-def _data(config: Config) -> Dataset:
-    """Loads a data set once for all cells of a task."""
-    known = config.data, config.model.noise > 0
-    if known not in _SETS:
-        _SETS.clear()
-        _SETS[known] = load(config)
-    return _SETS[known]
+@lru_cache(maxsize=2)
+def _loaded(config: Config) -> Dataset:
+    """Loads the data set of a task; its training set and the held-out version are kept."""
+    return load(config)

@@ -119,16 +119,17 @@ def plan(
     with refusals(plain):
         backprop = cost(step_program(baseline, plain, data, NOTHING)._replace(name="backprop"))
     trainer = make_trainer(config, data, devices)
-    dues = Counter(map(trainer.due, range(config.run.steps)))
+    shares = scheduled(trainer, config)
     with refusals(config):
-        steps = [cost(step_program(trainer, config, data, due)) for due in sorted(dues)]
+        steps = [cost(step_program(trainer, config, data, due)) for due in shares]
         init = cost(first_program(trainer, config, data))
         evaluation = cost(test_program(trainer, data))
-    shares = [dues[due] / config.run.steps for due in sorted(dues)]
-    planned = Plan(topology, devices.mesh.size, steps, shares, init, evaluation, backprop)
+    planned = Plan(
+        topology, devices.mesh.size, steps, list(shares.values()), init, evaluation, backprop
+    )
     if not measure or planned.too_large or isinstance(backprop, TooLarge):
         return planned
-    by_due, start, test = program_times(trainer, config, data, dues)
+    by_due, start, test = program_times(trainer, config, data, shares)
     plainly, *_ = program_times(baseline, plain, data, [NOTHING])
     return planned._replace(
         steps=[_timed(step, by_due[step.due]) for step in steps],
@@ -136,6 +137,12 @@ def plan(
         evaluation=_timed(evaluation, test),
         backprop=_timed(backprop, plainly[NOTHING]),
     )
+
+
+def scheduled(trainer: Trainer, config: Config) -> dict[Due, float]:
+    """Returns the share of the steps of a run for each kind of scheduled work."""
+    dues = Counter(map(trainer.due, range(config.run.steps)))
+    return {due: dues[due] / config.run.steps for due in sorted(dues)}
 
 
 def _timed(cost: Cost | TooLarge, seconds: float) -> Cost | TooLarge:

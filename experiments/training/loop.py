@@ -19,13 +19,21 @@ from experiments.training.position import begin, last_position, position_of
 from experiments.training.trainer import Trainer, make_trainer
 
 
-def through_training(config: Config, data: Dataset, stages: Collection[int]) -> Iterator[Any]:
+def through_training(
+    config: Config, data: Dataset, stages: Collection[int], trainer: Trainer | None = None
+) -> Iterator[Any]:
     """Trains a network without measuring it.
+
+    Args:
+        config: the configuration of the run.
+        data: the data set.
+        stages: the steps at which parameters are returned.
+        trainer: the functions of the run, if they are built already.
 
     Yields:
         ``(step, params)`` at each stage, in order; the next step donates the parameters.
     """
-    trainer, run = make_trainer(config, data), config.run
+    trainer, run = trainer or make_trainer(config, data), config.run
     state = begin(trainer, config)
     rows = trainer.devices.rows(run.batch)
     steps = range(max(stages) + 1)
