@@ -1,13 +1,12 @@
 """A multilayer perceptron whose hidden units are 1 or -1, so that it has no useful derivative."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.taps import TapLike, no_tap
+from nmnc_jax.models.mlp import MLP
+from nmnc_jax.taps import TapLike
 from nmnc_jax.types import Array
 
 
@@ -36,7 +35,7 @@ def _straight_through(primals: Any, tangents: Any) -> Any:
     return sign(x), jnp.where(jnp.abs(x) <= 1, dx, jnp.zeros_like(dx))
 
 
-class BinaryMLP(nn.Module):
+class BinaryMLP(MLP):
     """Dense layers of units that are 1 or -1; taps dense0, dense1, ... before the threshold.
 
     Finite differences (``Probe(difference="central", sigma=...)``) measure the true effect of
@@ -56,14 +55,6 @@ class BinaryMLP(nn.Module):
         (5, 16)
     """
 
-    features: Sequence[int]
-    outputs: int
-
-    @nn.compact
-    def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
-        """Maps inputs [B, ...] to outputs [B, o]."""
-        x = inputs.reshape(len(inputs), -1)
-        for layer, units in enumerate(self.features):
-            x = tap.linear(nn.Dense(units, name=f"dense{layer}")(x))
-            x = sign(tap(f"dense{layer}", x))
-        return nn.Dense(self.outputs, name="output")(x)
+    def activation(self, name: str, x: Array, tap: TapLike) -> Array:
+        """Taps the sums of a hidden layer, and maps them to 1 or -1."""
+        return sign(tap(name, x))

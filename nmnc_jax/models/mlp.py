@@ -33,6 +33,10 @@ class MLP(nn.Module):
         """Maps inputs [B, ...] to outputs [B, o]."""
         x = inputs.reshape(len(inputs), -1)
         for layer, units in enumerate(self.features):
-            x = tap.linear(nn.Dense(units, name=f"dense{layer}")(x))
-            x = tap(f"dense{layer}", nn.relu(x))
+            name = f"dense{layer}"
+            x = self.activation(name, tap.linear(nn.Dense(units, name=name)(x)), tap)
         return nn.Dense(self.outputs, name="output")(x)
+
+    def activation(self, name: str, x: Array, tap: TapLike) -> Array:
+        """Maps the sums of a hidden layer to its activity, and taps it."""
+        return tap(name, nn.relu(x))
