@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.listing import is_kept, readable
-from experiments.data.pictures import SUFFIXES
-from experiments.errors import Unreadable, UserError
+from experiments.data.listing import is_kept, read_file, readable
+from experiments.data.pictures import is_picture
+from experiments.errors import UserError
 
 LAYOUT = (
     "train/<class>/*.JPEG, and val/<class>/*.JPEG or a flat val/ with LOC_val_solution.csv beside "
@@ -29,7 +29,7 @@ class Files(Sequence[dict[str, Any]]):
 
     def __init__(self, names: list[str], labels: list[int], root: Path):
         """Stores names as one array of bytes; a list of a million takes ten times the memory."""
-        self.root = os.fsencode(root)
+        self.root = root
         self.names = np.array([os.fsencode(name) for name in names])
         self.labels = np.array(labels, np.int32)
 
@@ -37,14 +37,9 @@ class Files(Sequence[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, place: Any) -> Any:
-        name = os.path.join(self.root, self.names[int(place)])
-        try:
-            with open(name, "rb") as file:
-                content = file.read()
-        except OSError as error:
-            shown = readable(os.fsdecode(name))
-            raise Unreadable(f"{shown} cannot be read: {error.strerror}") from error
-        return {"image": content, "label": self.labels[int(place)], "file": os.fsdecode(name)}
+        path = self.root / os.fsdecode(self.names[int(place)])
+        content = read_file(path, readable(path))
+        return {"image": content, "label": self.labels[int(place)], "file": str(path)}
 
 
 class Extracted(NamedTuple):
@@ -109,7 +104,7 @@ def _entries(path: Path) -> Iterable[os.DirEntry[str]]:
 
 def _images(path: Path) -> Iterator[str]:
     for entry in _entries(path):
-        if entry.name.lower().endswith(SUFFIXES):
+        if is_picture(entry.name):
             yield entry.name
 
 
@@ -129,7 +124,7 @@ def _in_classes(path: Path, numbers: dict[str, int]) -> Files:
 
 def _kaggle_labels(path: Path, root: Path) -> dict[str, str]:
     """Reads Kaggle's table: name of a validation image without suffix to its class."""
-    for place in (path, root, *root.parents):
+    for place in (root, *root.parents):
         table = place / KAGGLE_LABELS
         if table.is_file():
             with table.open(newline="", encoding="utf-8") as file:

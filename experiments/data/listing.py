@@ -83,7 +83,7 @@ def is_kept(part: str) -> bool:
 
 def _folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, file in _below(path):
-        yield name, partial(_read, file, f"{readable(name)} in {readable(path)}")
+        yield name, partial(read_file, file, f"{readable(name)} in {readable(path)}")
 
 
 def _below(path: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[tuple[str, Path]]:
@@ -102,7 +102,12 @@ def _below(path: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterato
             yield inside + name, path / name
 
 
-def _read(file: Path, name: str) -> bytes:
+def read_file(file: Path, name: str) -> bytes:
+    """Reads a file that is called `name` in errors.
+
+    Raises:
+        Unreadable: if it cannot be read.
+    """
     if not os.path.isfile(file):
         raise Unreadable(f"{name} cannot be read: it is a broken link or not a regular file")
     try:
