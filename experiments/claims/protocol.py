@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
 }
 REFRESHES = (1, 20, 100, 500)
 RANKS = (16, 32, 64)
+LINES = {16: ":", 32: "--"}
 REFRESHED = ("vnc", "nmnc")
 """Methods that are trained at every refresh interval; other methods are trained at 20 steps."""
 
@@ -85,10 +86,8 @@ def _over_refreshes(panel: Axes, rows: list[Row], column: str, title: str, rank:
     for method, some_rank in [("vnc", rank), *(("nmnc", rank) for rank in RANKS)]:
         some = where(rows, method=method, rank=some_rank)
         name = f"nmnc, rank {some_rank}" if method == "nmnc" else method
-        band(panel, some, "refresh", column, colour=COLOURS[method], label=name)
-        if method == "nmnc":
-            styles: dict[int, Any] = {16: ":", 32: "--"}
-            panel.lines[-1].set_linestyle(styles.get(some_rank, "-"))
+        line = LINES.get(some_rank, "-") if method == "nmnc" else "-"
+        band(panel, some, "refresh", column, colour=COLOURS[method], label=name, line=line)
     panel.set(title=title, xlabel="steps between two refreshes of the feedback", xscale="log")
     panel.set_xticks(REFRESHES, [str(refresh) for refresh in REFRESHES])
 

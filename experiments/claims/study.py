@@ -45,7 +45,15 @@ class Options:
 
 
 def band(
-    panel: Axes, rows: Any, x: str, y: str, *, colour: str, label: str, fill: bool = True
+    panel: Axes,
+    rows: Any,
+    x: str,
+    y: str,
+    *,
+    colour: str,
+    label: str,
+    fill: bool = True,
+    line: str = "-",
 ) -> np.ndarray:
     """Draws one column over another: the mean and, filled, the 95 % interval at each x.
 
@@ -55,7 +63,7 @@ def band(
     groups = list(pd.DataFrame(rows).groupby(x)[y])
     places: Any = [at for at, _ in groups]
     ends = np.array([student_interval(values.to_numpy()) for _, values in groups])
-    panel.plot(places, ends[:, 0], "o-", markersize=3, color=colour, label=label)
+    panel.plot(places, ends[:, 0], f"o{line}", markersize=3, color=colour, label=label)
     if fill and np.isfinite(ends).all():
         panel.fill_between(places, ends[:, 1], ends[:, 2], color=colour, alpha=0.2, linewidth=0)
     return ends
