@@ -85,7 +85,7 @@ def judged(study: Study, rows: list[Row], law: list[Row]) -> list[Verdict]:
         ),
         *(
             judge(
-                f"alpha above {label} tells where nmnc's feedback is the better aligned one",
+                f"alpha above {label} predicts where nmnc's feedback is better aligned than vnc's",
                 "share of the points where it does, less 1/2",
                 [agreement(law, seed, bound) - 0.5 for seed in study.seeds],
             )
