@@ -96,12 +96,17 @@ class TooLarge(NamedTuple):
         return dict.fromkeys(known) | {key: known[key] for key in list(known)[:3]}
 
 
-def compile_cost(program: Program) -> Cost | TooLarge:
-    """Compiles a program for the devices of its arguments, and returns its cost."""
+def compile_cost(program: Program, on_cpu: Program | None = None) -> Cost | TooLarge:
+    """Compiles a program for the devices of its arguments, and returns its cost.
+
+    Args:
+        program: the program.
+        on_cpu: the same program for one CPU, if the compiler does not count all operations. It is
+            not compiled: operations are counted before, and divided by the number of devices.
+    """
     start = time.perf_counter()
-    lowered = program.function.lower(*program.arguments, **program.settings)
     try:
-        compiled = lowered.compile()
+        compiled = _lowered(program).compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
@@ -110,13 +115,15 @@ def compile_cost(program: Program) -> Cost | TooLarge:
         return TooLarge(program.name, program.due, seconds, reason)
     seconds = time.perf_counter() - start
     memory, counted = compiled.memory_analysis(), compiled.cost_analysis()
-    devices = jax.tree.leaves(program.arguments)[0].sharding.device_set
-    platforms = {device.platform for device in devices}
+    flops = float(counted["flops"])
+    if on_cpu is not None:
+        devices = jax.tree.leaves(program.arguments)[0].sharding.device_set
+        flops = float(_lowered(on_cpu).cost_analysis()["flops"]) / len(devices)
     return Cost(
         name=program.name,
         due=program.due,
         compile_seconds=seconds,
-        flops=operations(lowered, compiled, len(devices), on_gpu="gpu" in platforms),
+        flops=flops,
         bytes_accessed=float(counted["bytes accessed"]),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -125,15 +132,8 @@ def compile_cost(program: Program) -> Cost | TooLarge:
     )
 
 
-def operations(lowered: Any, compiled: Any, devices: int, *, on_gpu: bool) -> float:
-    """Returns the floating-point operations of a program on one of its devices.
-
-    The compiler for GPUs does not count convolutions, which a library computes (it counts 1/84 of a
-    step of ResNet-18), so that operations are counted before compilation.
-    """
-    if on_gpu:
-        return float(lowered.cost_analysis()["flops"]) / devices
-    return float(compiled.cost_analysis()["flops"])
+def _lowered(program: Program) -> Any:
+    return program.function.lower(*program.arguments, **program.settings)
 
 
 def collectives(text: str) -> dict[str, int]:

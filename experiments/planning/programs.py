@@ -1,7 +1,7 @@
 """The programs of a run, and the plan of their costs."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from experiments.training.network import refusals
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.types import Due
 
+Programs = Callable[[Trainer], Iterable[Program]]
 NOTHING = Due(probe=False, move=False)
 
 
@@ -109,21 +110,29 @@ def plan(
     devices = make_devices(config, topology.devices)
     devices.rows(config.run.batch)  # Raises an error for a batch that does not divide.
 
-    def cost(program: Program) -> Cost | TooLarge:
-        found = compile_cost(program)
-        report(found)
+    def costs(trainer: Trainer, config: Config, make: Programs) -> list[Cost | TooLarge]:
+        found = []
+        with refusals(config):
+            for cost in compiled_costs(trainer, config, data, make):
+                report(cost)
+                found.append(cost)
         return found
+
+    def of_run(trainer: Trainer) -> Iterator[Program]:
+        for due in shares:
+            yield step_program(trainer, config, data, due)
+        yield first_program(trainer, config, data)
+        yield test_program(trainer, data)
+
+    def of_backprop(trainer: Trainer) -> Iterator[Program]:
+        yield step_program(trainer, plain, data, NOTHING)._replace(name="backprop")
 
     plain = config.replace(estimator="backprop")
     baseline = make_trainer(plain, data, devices)
-    with refusals(plain):
-        backprop = cost(step_program(baseline, plain, data, NOTHING)._replace(name="backprop"))
+    (backprop,) = costs(baseline, plain, of_backprop)
     trainer = make_trainer(config, data, devices)
     shares = scheduled(trainer, config)
-    with refusals(config):
-        steps = [cost(step_program(trainer, config, data, due)) for due in shares]
-        init = cost(first_program(trainer, config, data))
-        evaluation = cost(test_program(trainer, data))
+    *steps, init, evaluation = costs(trainer, config, of_run)
     planned = Plan(
         topology, devices.mesh.size, steps, list(shares.values()), init, evaluation, backprop
     )
@@ -137,6 +146,28 @@ def plan(
         evaluation=_timed(evaluation, test),
         backprop=_timed(backprop, plainly[NOTHING]),
     )
+
+
+def compiled_costs(
+    trainer: Trainer, config: Config, data: Dataset, make: Programs
+) -> Iterator[Cost | TooLarge]:
+    """Compiles programs of a run, one at a time.
+
+    The compiler for GPUs does not count convolutions, which a library computes (it counts 1/84 of a
+    step of ResNet-18), so that the operations of the same programs for one CPU are counted.
+
+    Args:
+        trainer: the functions of the run.
+        config: the configuration of the run.
+        data: the data set, or one with the same shapes.
+        make: function from a trainer to programs.
+    """
+    if trainer.devices.mesh.devices.flat[0].platform != "gpu":
+        yield from map(compile_cost, make(trainer))
+        return
+    one = config.replace(devices=1)
+    counting = make_trainer(one, data, make_devices(one, jax.devices("cpu")[:1]))
+    yield from map(compile_cost, make(trainer), make(counting))
 
 
 def scheduled(trainer: Trainer, config: Config) -> dict[Due, float]:
