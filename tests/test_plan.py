@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from experiments import plan
 from experiments.configs import load_config
@@ -76,6 +77,24 @@ def test_operations_of_a_program_for_one_cpu_are_divided_over_the_devices():
     costs = compile_cost(divided, on_cpu), compile_cost(divided)
     product = 2 * 64 * 16 * 16 / 8
     np.testing.assert_allclose([cost.flops for cost in costs], product, rtol=0.1)
+
+
+def test_every_iteration_of_a_loop_counts():
+    here = SingleDeviceSharding(jax.devices()[0])
+    weights = jax.ShapeDtypeStruct((16, 16), jnp.float32, sharding=here)
+
+    def powers(w, unroll):
+        def inner(h, _):
+            return jax.lax.scan(lambda h, _: (h @ w, None), h, length=3, unroll=unroll)
+
+        return jax.lax.scan(inner, w, length=5, unroll=unroll)[0]
+
+    rolled, unrolled = (
+        compile_cost(Program("", NOTHING, jax.jit(partial(powers, unroll=many)), (weights,), {}))
+        for many in (1, True)
+    )
+    np.testing.assert_allclose(rolled.flops, unrolled.flops, rtol=0.02)
+    assert unrolled.flops > 15 * 2 * 16**3
 
 
 def test_collectives_in_two_parts_and_of_tuples_count_once():

@@ -8,4 +8,6 @@ the original.
 
 from experiments.configs.cifar10_mirror import config as shared
 
-config = shared.replace(model="resnet20", features=(), strides=(), estimator="mirror")
+config = shared.replace(
+    model="resnet20", features=(), strides=(), estimator="mirror", feedback_decay=0.7
+)

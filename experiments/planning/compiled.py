@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.planning.loops import further_operations
 from nmnc_jax.types import Due
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -40,9 +41,9 @@ class Cost(NamedTuple):
         name: name of the program.
         due: scheduled work of the program.
         compile_seconds: time of the compilation.
-        flops: floating-point operations. Those of a loop count once, and those of factorisations
-            by a library do not count. For GPUs, whose compiler does not count convolutions by a
-            library, they are counted before the program is compiled.
+        flops: floating-point operations of all iterations of loops. Those of factorisations by a
+            library do not count. For GPUs, whose compiler does not count convolutions by a library,
+            they are counted before the program is compiled.
         bytes_accessed: bytes that are read and written.
         argument_bytes: memory of the arguments.
         temporary_bytes: further memory that is needed while the program runs.
@@ -105,8 +106,9 @@ def compile_cost(program: Program, on_cpu: Program | None = None) -> Cost | TooL
             not compiled: operations are counted before, and divided by the number of devices.
     """
     start = time.perf_counter()
+    traced = _traced(program)
     try:
-        compiled = _lowered(program).compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
@@ -115,15 +117,15 @@ def compile_cost(program: Program, on_cpu: Program | None = None) -> Cost | TooL
         return TooLarge(program.name, program.due, seconds, reason)
     seconds = time.perf_counter() - start
     memory, counted = compiled.memory_analysis(), compiled.cost_analysis()
+    devices = len(jax.tree.leaves(program.arguments)[0].sharding.device_set)
     flops = float(counted["flops"])
     if on_cpu is not None:
-        devices = jax.tree.leaves(program.arguments)[0].sharding.device_set
-        flops = float(_lowered(on_cpu).cost_analysis()["flops"]) / len(devices)
+        flops = float(_traced(on_cpu).lower().cost_analysis()["flops"]) / devices
     return Cost(
         name=program.name,
         due=program.due,
         compile_seconds=seconds,
-        flops=flops,
+        flops=flops + further_operations(traced.jaxpr.jaxpr) / devices,
         bytes_accessed=float(counted["bytes accessed"]),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -132,8 +134,8 @@ def compile_cost(program: Program, on_cpu: Program | None = None) -> Cost | TooL
     )
 
 
-def _lowered(program: Program) -> Any:
-    return program.function.lower(*program.arguments, **program.settings)
+def _traced(program: Program) -> Any:
+    return program.function.trace(*program.arguments, **program.settings)
 
 
 def collectives(text: str) -> dict[str, int]:

@@ -1,0 +1,67 @@
+"""The operations of loops, of which a compiler counts a single iteration."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def further_operations(program: Jaxpr) -> float:
+    """Returns the floating-point operations of all iterations of scans but the first.
+
+    A compiler's cost analysis counts the body of a loop once, for any number of iterations. A loop
+    without a fixed number of iterations counts once here too.
+
+    Args:
+        program: the traced program, as in ``jax.jit(function).trace(...).jaxpr.jaxpr``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from experiments.planning.loops import further_operations
+        >>> body = lambda h, x: (h @ x, None)
+        >>> loop = jax.jit(lambda h, xs: jax.lax.scan(body, h, xs))
+        >>> traced = loop.trace(jnp.ones((4, 8)), jnp.ones((10, 8, 8)))
+        >>> further_operations(traced.jaxpr.jaxpr) == 9 * (2 * 4 * 8 * 8)
+        True
+    """
+    return _counted(program, repeated=True) - _counted(program, repeated=False)
+
+
+def _counted(program: Jaxpr, *, repeated: bool) -> float:
+    total = 0.0
+    for equation in program.eqns:
+        inner = [_counted(part, repeated=repeated) for part in _parts(equation.params)]
+        if not inner:
+            total += _one(equation)
+        elif equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            times = equation.params["length"] if equation.primitive.name == "scan" else 1
+            total += sum(inner) * (times if repeated else 1)
+    return total
+
+
+def _parts(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    """Yields the programs inside an equation."""
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, Jaxpr):
+                yield part
+
+
+def _one(equation: Any) -> float:
+    """Returns the operations of one equation: products and sums, or one for each output."""
+    shapes = [variable.aval.shape for variable in equation.invars]
+    outputs = sum(math.prod(getattr(each.aval, "shape", ())) for each in equation.outvars)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return 2.0 * outputs * math.prod(shapes[0][axis] for axis in contracted)
+    if equation.primitive.name == "conv_general_dilated":
+        dimensions = equation.params["dimension_numbers"]
+        # Zeros between the entries of a dilated input are not multiplied.
+        summed = math.prod(shapes[1]) / shapes[1][dimensions.rhs_spec[0]]
+        return 2.0 * outputs * summed / math.prod(equation.params["lhs_dilation"])
+    return float(outputs)
