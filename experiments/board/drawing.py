@@ -39,11 +39,19 @@ def _mean(rows: list[Row], column: str) -> float:
 
 
 def _front(panel: Axes, rows: list[Row], methods: list[str]) -> None:
-    for method in methods:
-        own = [row for row in rows if row["method"] == method]
-        place = _mean(own, "operations"), _mean(own, "share")
-        panel.plot(*place, "o", color=COLOURS[method])
-        panel.annotate(method, place, xytext=(4, 3), textcoords="offset points", fontsize=8)
+    means = {
+        method: (_mean(own, "operations"), _mean(own, "share"))
+        for method in methods
+        if (own := [row for row in rows if row["method"] == method])
+    }
+    # Names stand in a column beside the points, in the same order from bottom to top.
+    order = sorted(means, key=lambda method: means[method][1])
+    for height, method in zip(np.linspace(0, 1, len(order)), order, strict=True):
+        panel.plot(*means[method], "o", color=COLOURS[method])
+        panel.annotate(
+            method, means[method], xytext=(1.05, height), textcoords="axes fraction", fontsize=8,
+            va="center", arrowprops={"arrowstyle": "-", "color": COLOURS[method], "lw": 0.5, "relpos": (0, 0.5)},
+        )  # fmt: skip
     panel.axhline(0, color="gray", linestyle=":")
     panel.axvline(1, color="lightgray", zorder=0)
     panel.set(xscale="log", xlabel="operations of a step over backpropagation's",
