@@ -47,11 +47,11 @@ def _front(panel: Axes, rows: list[Row], methods: list[str]) -> None:
     # Names stand in a column beside the points, in the same order from bottom to top.
     order = sorted(means, key=lambda method: means[method][1])
     for height, method in zip(np.linspace(0, 1, len(order)), order, strict=True):
-        panel.plot(*means[method], "o", color=COLOURS[method])
-        panel.annotate(
-            method, means[method], xytext=(1.05, height), textcoords="axes fraction", fontsize=8,
-            va="center", arrowprops={"arrowstyle": "-", "color": COLOURS[method], "lw": 0.5, "relpos": (0, 0.5)},
-        )  # fmt: skip
+        colour = COLOURS[method]
+        panel.plot(*means[method], "o", color=colour)
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.5, "relpos": (0, 0.5)}
+        beside = {"xytext": (1.05, height), "textcoords": "axes fraction", "va": "center"}
+        panel.annotate(method, means[method], fontsize=8, arrowprops=line, **beside)
     panel.axhline(0, color="gray", linestyle=":")
     panel.axvline(1, color="lightgray", zorder=0)
     panel.set(xscale="log", xlabel="operations of a step over backpropagation's",
