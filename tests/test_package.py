@@ -111,14 +111,15 @@ def test_imports_of_experiments_go_one_way(module):
     assert places(EXPERIMENTS / module, "experiments") <= {*below}
 
 
-def test_no_imports_of_experiments_go_in_a_circle():
+@pytest.mark.parametrize("folder", [PACKAGE, EXPERIMENTS], ids=lambda folder: folder.name)
+def test_no_imports_go_in_a_circle(folder):
     files = {
-        ".".join(("experiments", *file.relative_to(EXPERIMENTS).with_suffix("").parts)): file
-        for file in EXPERIMENTS.glob("**/*.py")
+        ".".join((folder.name, *file.relative_to(folder).with_suffix("").parts)): file
+        for file in folder.glob("**/*.py")
     }
     files = {name.removesuffix(".__init__"): file for name, file in files.items()}
     graph = {
-        name: {n if n in files else n.rpartition(".")[0] for n in imported_by(file, "experiments")}
+        name: {n if n in files else n.rpartition(".")[0] for n in imported_by(file, folder.name)}
         for name, file in files.items()
     }
     graphlib.TopologicalSorter(graph).prepare()
