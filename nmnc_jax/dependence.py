@@ -1,5 +1,6 @@
 """Finds which results of a traced function depend on which of its arguments."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -134,14 +135,22 @@ def _of_scan(equation: Any) -> Dependence:
     return Dependence(results, inside.carried | handed_on, inside.sliced | sliced)
 
 
+def inner_traces(equation: Any) -> Iterator[Jaxpr]:
+    """Yields the traces inside an equation."""
+    for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(inner, ClosedJaxpr):
+                yield inner.jaxpr
+            elif isinstance(inner, Jaxpr):
+                yield inner
+
+
 def primitives_of(traced: ClosedJaxpr | Jaxpr) -> set[str]:
     """Returns the names of all primitives of a traced function, nested ones included."""
     jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
     names = set()
     for equation in jaxpr.eqns:
         names.add(equation.primitive.name)
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, ClosedJaxpr | Jaxpr):
-                    names |= primitives_of(inner)
+        for inner in inner_traces(equation):
+            names |= primitives_of(inner)
     return names
