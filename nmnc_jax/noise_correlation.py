@@ -20,8 +20,8 @@ from nmnc_jax.credit import (
     gradients_and_credit,
     info_from,
     losses_and_error,
-    losses_of,
     pass_for,
+    reading_of,
 )
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.layout import Layout, Nodes, matrices, read_weights_and_input, trace_nodes
@@ -234,15 +234,7 @@ def noise_correlation(
         def read(
             state: NoiseCorrelationState, nodes: Nodes, targets: Any, error: Any = None
         ) -> Reading:
-            return Reading(
-                layout=state.layout,
-                nodes=nodes,
-                bases={name: each.basis for name, each in state.subspace.items()},
-                feedback=state.feedback,
-                learns=bool(learned),
-                losses=lambda outputs: losses_of(loss_fn, outputs, targets),
-                error=error,
-            )
+            return reading_of(state, nodes, loss_fn, targets, learns=bool(learned), error=error)
 
         before = state
         if follows:

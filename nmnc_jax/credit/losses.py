@@ -1,0 +1,60 @@
+"""The losses of examples, and the output error."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nmnc_jax.checks import check_losses
+from nmnc_jax.layout import examples_of
+from nmnc_jax.types import Array, Batch, LossFn
+
+
+def losses_of(loss_fn: LossFn, outputs: Any, targets: Any) -> Array:
+    """Computes each example's loss.
+
+    Raises:
+        ValueError: if the loss is reduced, or is not one number per example or time step.
+    """
+    losses = loss_fn(outputs, targets)
+    batch = examples_of(outputs)
+    timed = {leaf.shape[:2] for leaf in jax.tree.leaves(outputs) if leaf.ndim > 2}
+    if losses.shape != (batch,) and losses.shape not in timed:
+        also = "".join(f", or one for each time step, {shape}" for shape in sorted(timed))
+        raise ValueError(
+            f"loss_fn returned shape {losses.shape}; it takes one loss per example, "
+            f"{(batch,)}{also}, not reduced"
+        )
+    return losses
+
+
+def check_first_losses(loss_fn: LossFn, outputs: Any, batch: Batch) -> None:
+    """Checks that the losses of the first batch are not reduced and are finite."""
+    check_losses(losses_of(loss_fn, outputs, batch[1]), outputs, batch)
+
+
+def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array, Any]:
+    """Computes each example's loss and the output error.
+
+    Args:
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``, or [B, T] for outputs [B, T, o].
+        outputs: [B, ...], or a pytree of such arrays.
+        targets: the targets that `loss_fn` takes.
+
+    Returns:
+        ``(losses, error)``: losses [B] or [B, T], and the gradient of their mean with respect to
+        the outputs, which has the structure of the outputs.
+
+    Raises:
+        ValueError: if the loss is reduced, or is not one number per example.
+    """
+    try:
+        losses, pullback = jax.vjp(lambda outputs: losses_of(loss_fn, outputs, targets), outputs)
+    except ValueError as error:
+        if "callback" not in str(error).lower():
+            raise
+        raise ValueError(
+            "loss_fn holds a callback, which has no derivative; this method takes the loss's "
+            "derivative at the outputs: give the loss a jax.custom_vjp, or use weight_perturbation"
+        ) from error
+    return losses, pullback(jnp.full_like(losses, 1 / losses.size))[0]
