@@ -2,6 +2,7 @@
 
 from nmnc_jax.credit.losses import check_first_losses, losses_and_error, losses_of
 from nmnc_jax.credit.passes import (
+    LocalPass,
     floating,
     gradients_and_credit,
     info_from,
@@ -12,6 +13,7 @@ from nmnc_jax.credit.passes import (
 from nmnc_jax.credit.standalone import credit_from_state, gradients_from_credit
 
 __all__ = [
+    "LocalPass",
     "check_first_losses",
     "credit_from_state",
     "floating",

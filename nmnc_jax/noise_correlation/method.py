@@ -1,4 +1,4 @@
-"""The general method, which composes subspace, readout, probe and feedback into an estimator."""
+"""The estimator of the general method: its init, and its steps."""
 
 import dataclasses
 from typing import Any
@@ -6,15 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import (
-    check_batch,
-    check_count,
-    check_key,
-    check_precision,
-    named_leaves,
-    settings_of,
-)
-from nmnc_jax.correlate import correlations
+from nmnc_jax.checks import check_batch, check_key, settings_of
 from nmnc_jax.credit import (
     check_first_losses,
     gradients_and_credit,
@@ -24,20 +16,14 @@ from nmnc_jax.credit import (
     reading_of,
 )
 from nmnc_jax.feedback import Feedback
-from nmnc_jax.layout import Layout, Nodes, matrices, read_weights_and_input, trace_nodes
+from nmnc_jax.layout import matrices, read_weights_and_input, trace_nodes
 from nmnc_jax.linear_stages import read_weights, weights_of_stages
-from nmnc_jax.model_check import Causal, choices_of, examine
-from nmnc_jax.probes import (
-    DEFAULT,
-    Probe,
-    check_rows,
-    coordinate_size,
-    relative_variance,
-    resolved,
-    some_examples,
-)
-from nmnc_jax.readouts import READOUTS, Found, Reading
-from nmnc_jax.schedule import all_finite, check_due, due_at, either, kept_if, when
+from nmnc_jax.model_check import Causal, examine
+from nmnc_jax.noise_correlation.composition import composed
+from nmnc_jax.noise_correlation.step import Step
+from nmnc_jax.probes import DEFAULT, Probe, check_rows
+from nmnc_jax.readouts import READOUTS
+from nmnc_jax.schedule import all_finite, either, kept_if, when
 from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.state import (
     NoiseCorrelationState,
@@ -45,7 +31,6 @@ from nmnc_jax.state import (
     first_state,
     follow_weights,
     lay_out,
-    move_subspaces,
 )
 from nmnc_jax.subspace import Subspace
 from nmnc_jax.taps import OUTPUTS, Model, Tap
@@ -137,44 +122,14 @@ def noise_correlation(
         ((3, 4), (5, 2))
     """
     probe = probe.over(DEFAULT)
-    allowed = choices_of(readout)
-    if not set(allowed) <= set(READOUTS):
-        takes = ", ".join(map(repr, READOUTS))
-        raise ValueError(f"readout is {readout!r}; it takes {takes} or None")
-    first = READOUTS[allowed[0]]
-    if feedback is None and first.needs_feedback:
-        raise ValueError(f"feedback is None; readout {readout!r} takes a feedback")
-    follows = feedback is not None and feedback.follow is not None
-    if follows and any(READOUTS[name].factored for name in allowed):
-        raise ValueError(
-            f"readout is {readout!r}; a feedback that follows the weights of linear stages takes "
-            "'mirror'"
-        )
-    for field, refused in (("rows", first.every_step), ("perturbed", not first.factored)):
-        got = getattr(probe, field)
-        if (refused or first.every_step) and got is not None:
-            raise ValueError(f"probe.{field} is {got}; readout {readout!r} takes None")
-    if first.factored:
-        probe.count()
-    if horizon is not None:
-        check_count("horizon", horizon)
-        if first.isolated:
-            raise ValueError(f"horizon is {horizon}; readout {readout!r} takes None")
-    learned = None if feedback is None else feedback.update is not None
-    own = Layout(subspace.name, "", horizon, has_aux, learned)
-    move_every = None if subspace.update is None else subspace.update_every
-    probe_every = feedback.update_every if feedback is not None and learned else None
-
-    def scheduled(step: Any, due: Due | None = None) -> tuple[Any, Any]:
-        """Returns whether bases move, and whether the feedback is measured."""
-        if due is not None:
-            due = check_due(due)
-            return due.move and move_every is not None, due.probe and probe_every is not None
-        return due_at(step, move_every, first=False), due_at(step, probe_every, first=True)
-
-    def schedule(step: int) -> Due:
-        move, measure = scheduled(int(step))
-        return Due(probe=bool(measure) or first.every_step, move=bool(move))
+    parts = composed(
+        subspace=subspace,
+        readout=readout,
+        probe=probe,
+        feedback=feedback,
+        horizon=horizon,
+        has_aux=has_aux,
+    )
 
     def init(
         params: Params, batch: Batch, *, key: Array | None = None, **kwargs: Any
@@ -182,7 +137,7 @@ def noise_correlation(
         model = Model(apply_fn, has_aux, kwargs)
         inputs, _ = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
-        check_passes(nodes)
+        parts.check_passes(nodes)
         tap = Tap(reader=read_weights_and_input)
         outputs = model(params, inputs, tap)
         if check:
@@ -196,10 +151,10 @@ def noise_correlation(
             readout=readout,
             trial=check,
             causal=causal,
-            learns=bool(learned),
+            learns=parts.learns,
         )
         settings = settings_of(kwargs) if check else ()
-        known = dataclasses.replace(own, settings=settings)
+        known = dataclasses.replace(parts.own, settings=settings)
         nodes = READOUTS[report.readout].places(nodes, [found.name for found in report.taps])
         layout = lay_out(nodes, report, subspace, feedback, known)
         weights = weights_of_stages(tap.read, nodes, layout)
@@ -219,8 +174,8 @@ def noise_correlation(
         model = Model(apply_fn, has_aux, kwargs)
         inputs, targets = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
-        check_passes(nodes)
-        nodes = check_state(state, nodes, subspace, own, allowed)
+        parts.check_passes(nodes)
+        nodes = check_state(state, nodes, subspace, parts.own, parts.readouts)
         if check and state.layout.settings != settings_of(kwargs):
             raise ValueError(
                 f"the model was tried at init with {dict(state.layout.settings)}, and is called "
@@ -231,77 +186,19 @@ def noise_correlation(
             check_rows(probe.rows, kwargs, nodes)
         chosen = READOUTS[state.layout.readout]
 
-        def read(
-            state: NoiseCorrelationState, nodes: Nodes, targets: Any, error: Any = None
-        ) -> Reading:
-            return reading_of(state, nodes, loss_fn, targets, learns=bool(learned), error=error)
-
         before = state
-        if follows:
+        if parts.follows:
             assert feedback is not None
             key, follow_key = jax.random.split(key)
             weights = read_weights(model, params, inputs, nodes, state.layout)
             state = follow_weights(feedback, state, weights, follow_key)
-        clean = pass_for(chosen, read(state, nodes, targets), model, params, inputs)
+        before_pass = reading_of(state, nodes, loss_fn, targets, learns=parts.learns)
+        clean = pass_for(chosen, before_pass, model, params, inputs)
         losses, error = losses_and_error(loss_fn, clean.outputs, targets)
         rows = matrices(nodes.taps, clean.activations | clean.read)
-
-        def move(state: NoiseCorrelationState) -> NoiseCorrelationState:
-            return move_subspaces(subspace, state, rows)
-
-        def measure(key: Array, state: NoiseCorrelationState) -> dict[str, Found]:
-            pass_key, examples = key, (inputs, targets, clean.arrived)
-            if probe.rows is not None:
-                rows_key, pass_key = jax.random.split(key)
-                examples = some_examples(rows_key, probe.rows, nodes, examples)
-            some_inputs, some_targets, arrived = examples
-            some = nodes
-            if probe.rows is not None:
-                some = chosen.places(trace_nodes(model, params, some_inputs), list(nodes.taps))
-            reading = read(state, some, some_targets, error)
-
-            def forward(tap: Tap) -> Any:
-                return model(params, some_inputs, tap)
-
-            if chosen.change is None:
-                scales = {n: coordinate_size(rows[n], reading.bases[n]) for n in rows}
-                change = None
-            else:
-                scales = {name: jnp.ones((), rows[name].dtype) for name in rows}
-                change = chosen.change(reading, forward)
-            return correlations(
-                lambda tap: chosen.response(reading, tap, forward(tap)),
-                lambda name, z, dy: chosen.correlate(reading, name, z, dy),
-                key=pass_key,
-                probe=resolved(probe, state.layout, some.taps),
-                clean=arrived,
-                shapes=some.taps,
-                bases=reading.bases,
-                scales=scales,
-                pooled=chosen.pooled,
-                isolated=chosen.isolated,
-                change=change,
-            )
-
-        def learn(state: NoiseCorrelationState, found: dict[str, Found]) -> NoiseCorrelationState:
-            assert feedback is not None
-            assert feedback.update is not None
-            new = {}
-            shapes = {n: s.of_batch(probe.rows or s.batch) for n, s in nodes.taps.items()}
-            used = resolved(probe, state.layout, shapes)
-            for tap in state.layout.taps:
-                shape = shapes[tap.name]
-                variance = relative_variance(
-                    used.at(tap.name),
-                    examples=shape.batch * tap.shared,
-                    steps=shape.steps,
-                    dimension=tap.directions,
-                    taps=len(nodes.taps),
-                    isolated=chosen.isolated,
-                )
-                old = state.feedback[tap.name]
-                new[tap.name] = feedback.update(old, found[tap.name].estimate, variance)
-            return state._replace(feedback=new)
+        now = Step(
+            parts, chosen, loss_fn, model, params, inputs, targets, nodes, clean, error, rows
+        )
 
         def keep(new: NoiseCorrelationState, old: NoiseCorrelationState, also: Any = ()) -> Any:
             finite = usable & all_finite((new, also))
@@ -311,30 +208,30 @@ def noise_correlation(
         def probed(memory: tuple[NoiseCorrelationState, Array]) -> Any:
             old, key = memory
             use, key = jax.random.split(key)
-            return learn(old, measure(use, old)), key
+            return now.learn(old, now.measure(use, old)), key
 
         def change(memory: tuple[NoiseCorrelationState, Array, Array]) -> Any:
             old, _, key = memory
-            moved = when(move_due, move, old)
+            moved = when(move_due, now.move, old)
             new, key = when(probe_due, probed, (moved, key))
             return *keep(new, old), key
 
         usable = all_finite((losses, error))
-        if follows:
+        if parts.follows:
             state, usable = keep(state, before)
-        move_due, probe_due = scheduled(state.step, due)
+        move_due, probe_due = parts.scheduled(state.step, due)
         found = None
         if chosen.every_step:
             # Predictions use the feedback before this step's probes; otherwise they are biased.
-            moved = when(move_due, move, state)
-            found = measure(key, moved)
-            reading = read(moved, nodes, targets, error)
-            new = learn(moved, found) if learned else moved
+            moved = when(move_due, now.move, state)
+            found = now.measure(key, moved)
+            reading = now.reading(moved)
+            new = now.learn(moved, found) if parts.learns else moved
             state, finite = keep(new, state, found)
         else:
             memory = state, usable, key
             state, finite, _ = when(either(move_due, probe_due), change, memory)
-            reading = read(state, nodes, targets, error)
+            reading = now.reading(state)
         coordinates, last = None, clean
         if chosen.credit is not None:
             coordinates = chosen.credit(reading, found)
@@ -346,10 +243,4 @@ def noise_correlation(
         # Gradients are left out, so that those of frozen parameters are dead code.
         return gradients, state._replace(step=state.step + finite.astype(jnp.int32)), info
 
-    def check_passes(nodes: Nodes) -> None:
-        if (learned or first.every_step) and first.factored:
-            arrays = {f"tap {name!r}": shape for name, shape in nodes.taps.items()}
-            outputs = {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
-            check_precision(str(probe.difference), arrays | outputs)
-
-    return on_any_mesh(Estimator(init, estimate, schedule))
+    return on_any_mesh(Estimator(init, estimate, parts.schedule))
