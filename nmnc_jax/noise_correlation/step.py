@@ -70,7 +70,9 @@ class Step(NamedTuple):
         some_inputs, some_targets, arrived = examples
         some = nodes
         if probe.rows is not None:
-            some = readout.places(trace_nodes(self.model, self.params, some_inputs), list(nodes.taps))
+            some = readout.places(
+                trace_nodes(self.model, self.params, some_inputs), list(nodes.taps)
+            )
         reading = reading_of(
             state, some, self.loss_fn, some_targets, learns=self.parts.learns, error=self.error
         )
@@ -98,9 +100,7 @@ class Step(NamedTuple):
             change=change,
         )
 
-    def learn(
-        self, state: NoiseCorrelationState, found: dict[str, Found]
-    ) -> NoiseCorrelationState:
+    def learn(self, state: NoiseCorrelationState, found: dict[str, Found]) -> NoiseCorrelationState:
         """Updates the feedback by what the probes found."""
         probe, feedback, nodes = self.parts.probe, self.parts.feedback, self.nodes
         assert feedback is not None
