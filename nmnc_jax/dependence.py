@@ -42,19 +42,31 @@ def dependence(traced: ClosedJaxpr | Jaxpr) -> Dependence:
     carried: Origins = frozenset()
     sliced: Origins = frozenset()
 
-    def origins(variable: Any) -> Origins:
-        if isinstance(variable, Literal):
-            return frozenset()
-        return known.get(variable, frozenset())
-
-    for equation in jaxpr.eqns:
-        arguments = [origins(variable) for variable in equation.invars]
-        found = _of_equation(equation)
+    for _, arguments, found in followed(jaxpr, known):
         carried |= _union(arguments, found.carried)
         sliced |= _union(arguments, found.sliced)
+    return Dependence([_origins(known, variable) for variable in jaxpr.outvars], carried, sliced)
+
+
+def followed(
+    jaxpr: Jaxpr, known: dict[Any, Origins]
+) -> Iterator[tuple[Any, list[Origins], Dependence]]:
+    """Yields each equation with the origins of its arguments and how its results depend on them.
+
+    Args:
+        jaxpr: the trace.
+        known: what each variable depends on; the results of an equation are added after it.
+    """
+    for equation in jaxpr.eqns:
+        arguments = [_origins(known, variable) for variable in equation.invars]
+        found = _of_equation(equation)
+        yield equation, arguments, found
         for variable, places in zip(equation.outvars, found.results, strict=True):
             known[variable] = _union(arguments, places)
-    return Dependence([origins(variable) for variable in jaxpr.outvars], carried, sliced)
+
+
+def _origins(known: dict[Any, Origins], variable: Any) -> Origins:
+    return frozenset() if isinstance(variable, Literal) else known.get(variable, frozenset())
 
 
 def _union(arguments: list[Origins], places: Origins) -> Origins:

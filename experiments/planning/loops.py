@@ -1,10 +1,11 @@
 """The operations of loops, of which a compiler counts a single iteration."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
+
+from nmnc_jax.dependence import inner_traces
 
 
 def further_operations(program: Jaxpr) -> float:
@@ -31,7 +32,7 @@ def further_operations(program: Jaxpr) -> float:
 def _counted(program: Jaxpr, *, repeated: bool) -> float:
     total = 0.0
     for equation in program.eqns:
-        inner = [_counted(part, repeated=repeated) for part in _parts(equation.params)]
+        inner = [_counted(part, repeated=repeated) for part in inner_traces(equation)]
         if not inner:
             total += _one(equation)
         elif equation.primitive.name == "cond":
@@ -40,16 +41,6 @@ def _counted(program: Jaxpr, *, repeated: bool) -> float:
             times = equation.params["length"] if equation.primitive.name == "scan" else 1
             total += sum(inner) * (times if repeated else 1)
     return total
-
-
-def _parts(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """Yields the programs inside an equation."""
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, Jaxpr):
-                yield part
 
 
 def _one(equation: Any) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, jaxpr_as_fun
 
-from nmnc_jax.dependence import Origins, inner_traces, inputs_of_scan, results_of
+from nmnc_jax.dependence import Origins, followed, inner_traces, inputs_of_scan, results_of
 
 
 def run_alone(jaxpr: Jaxpr, equation: Any, arguments: Sequence[Any]) -> list[Any]:
@@ -22,16 +22,9 @@ def run_alone(jaxpr: Jaxpr, equation: Any, arguments: Sequence[Any]) -> list[Any
 
 
 def with_origins(jaxpr: Jaxpr, origins: Sequence[Origins]) -> Iterator[tuple[Any, list[Origins]]]:
-    """Yields each equation with what each of its arguments depends on."""
+    """Returns each equation with what each of its arguments depends on."""
     known = dict(zip(jaxpr.invars, origins, strict=True))
-    for equation in jaxpr.eqns:
-        sources = [
-            frozenset() if isinstance(v, Literal) else known.get(v, frozenset())
-            for v in equation.invars
-        ]
-        yield equation, sources
-        for variable, places in zip(equation.outvars, results_of(equation), strict=True):
-            known[variable] = frozenset().union(*(sources[place] for place in places))
+    return ((equation, sources) for equation, sources, _ in followed(jaxpr, known))
 
 
 def inner_trace(equation: Any) -> tuple[Jaxpr, Sequence[Any]]:
