@@ -23,7 +23,7 @@ from experiments.configs import load_config
 from experiments.configuration import Config
 from experiments.data import load
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.loop import last_position
+from experiments.training.loop import TIMES, last_position
 from experiments.training.trainer import Trainer, make_trainer
 
 FIELDS = {"model": "mlp", "features": (64, 64), "steps": 1500, "rank": 16, "log_every": 100,
@@ -55,7 +55,7 @@ def ending(out: Path, trainer: Trainer, config: Config) -> tuple[list[Any], list
     assert found[0] == config.run.steps
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(found[1].state)]
-    return arrays, [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    return arrays, [{k: v for k, v in record.items() if k not in TIMES} for record in records]
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from experiments.configuration import Config, write_config
 from experiments.data import Dataset
 from experiments.data.dataset import class_loss
 from experiments.files import read_object, read_records, write_json, write_records
+from experiments.planning.utilisation import speed, utilisation
 from experiments.progress import shown
+from experiments.tracking import tracked
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.health import signs
 from experiments.training.loop import train
@@ -43,11 +45,13 @@ def run_or_read(
     records = read_records(directory / "metrics.jsonl")
     try:
         classes = data.outputs if data.loss is class_loss else None
-        with _kept(directory, records, config, console, classes) as report:
+        rated = utilisation(trainer, config, data)
+        with _kept(directory, records, config, console, classes, rated) as report:
             summary = train(trainer, config, data, report, checkpoints)
     finally:
         checkpoints.close()
     if jax.process_index() == 0:
+        summary = rated(summary)
         figures.draw_all(directory, {config.method.estimator: [records]})
         # The summary is written last, so that a directory with a summary is complete.
         write_json(complete, summary)
@@ -56,7 +60,12 @@ def run_or_read(
 
 @contextlib.contextmanager
 def _kept(
-    directory: Path, records: list[Record], config: Config, console: Console, classes: int | None
+    directory: Path,
+    records: list[Record],
+    config: Config,
+    console: Console,
+    classes: int | None,
+    rated: Callable[[Record], Record],
 ) -> Iterator[Callable[[Record], None]]:
     """Yields a function that records and shows a measurement; only the first process writes."""
 
@@ -69,13 +78,16 @@ def _kept(
         yield keep
         return
     label = f"{config.data.name} {config.method.estimator} seed {config.run.seed}"
-    with shown(label, config.run.steps, console) as show:
+    with tracked(directory, config) as track, shown(label, config.run.steps, console) as show:
 
         def report(record: Record) -> None:
+            record = rated(record)
             keep(record)
             write_records(directory / "metrics.jsonl", records)
+            track(record)
             loss = "" if record["loss"] is None else f"loss {record['loss']:.3f}  "
-            show(record["step"], f"{loss}test accuracy {record['test_accuracy']:.3f}")
+            note = f"{loss}test accuracy {record['test_accuracy']:.3f}  {speed(record)}"
+            show(record["step"], note.rstrip())
             for sign in signs(record, classes):
                 console.print(f"warning: {sign}", highlight=False, soft_wrap=True)
 

@@ -14,6 +14,7 @@ from experiments.data import load
 from experiments.directories import output_directory
 from experiments.errors import UserError
 from experiments.methods import checked
+from experiments.planning.utilisation import speed
 from experiments.runs import run_or_read
 from experiments.training.trainer import make_trainer
 
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     if jax.process_index() == 0:
         print(
             f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps, "
-            f"{summary['step_milliseconds']:.1f} ms each; figures and metrics in {directory}"
+            f"{summary['step_milliseconds']:.1f} ms each, {speed(summary)}; "
+            f"figures and metrics in {directory}"
         )
 
 

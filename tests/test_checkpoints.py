@@ -15,7 +15,7 @@ from experiments.configuration import Config, read_config, same_config, write_co
 from experiments.data import load
 from experiments.errors import Stopped, UserError
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.loop import asked_to_stop
+from experiments.training.loop import TIMES, asked_to_stop
 from experiments.training.loop import train as run_loop
 from experiments.training.position import last_position, trained_network
 from experiments.training.trainer import make_trainer
@@ -32,7 +32,7 @@ def _promotion_that_optax_takes():
 
 
 def without_time(path):
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records(path)]
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records(path)]
 
 
 def last_network(path):

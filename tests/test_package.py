@@ -71,6 +71,7 @@ LAYERS = (
     "analysis",
     "planning",
     "board",
+    "tracking",
     "runs",
     "command",
     "claims",

@@ -1,6 +1,7 @@
 """The section `Run` of a configuration."""
 
 import dataclasses
+from typing import Literal
 
 from experiments.configuration.section import Section
 from experiments.errors import UserError
@@ -25,6 +26,8 @@ class Run(Section):
     """Steps between measurements."""
     checkpoint_every: int = 1000
     """Steps between checkpoints (experiments.train)."""
+    log_to: Literal["tensorboard", "wandb"] | None = None
+    """Also write measurements for TensorBoard, into the run's directory, or to Weights & Biases."""
     alignment_batch: int = 2048
     """Number of fixed training examples on which credit is compared with the exact credit (above
     256, a multiple of 256)."""

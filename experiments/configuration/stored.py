@@ -12,8 +12,9 @@ from experiments.files import read_object, write_json
 NAME = "config.json"
 VERSION = "version"
 """Key of the version of the package that wrote the file."""
-FREE = ("data_dir", "checkpoint_every", "devices", "divide_units")
-"""Fields that may differ when a run is continued: the place of its data, and its devices."""
+FREE = ("data_dir", "checkpoint_every", "log_to", "devices", "divide_units")
+"""Fields that may differ when a run is continued: where its data and its devices are, and what it
+writes."""
 
 
 def write_config(directory: Path, config: Config, **more: Any) -> None:

@@ -118,20 +118,28 @@ def compile_cost(program: Program, on_cpu: Program | None = None) -> Cost | TooL
     seconds = time.perf_counter() - start
     memory, counted = compiled.memory_analysis(), compiled.cost_analysis()
     devices = len(jax.tree.leaves(program.arguments)[0].sharding.device_set)
-    flops = float(counted["flops"])
-    if on_cpu is not None:
-        flops = float(_traced(on_cpu).lower().cost_analysis()["flops"]) / devices
+    if on_cpu is None:
+        flops = float(counted["flops"]) + further_operations(traced.jaxpr.jaxpr) / devices
+    else:
+        flops = operations(on_cpu) / devices
     return Cost(
         name=program.name,
         due=program.due,
         compile_seconds=seconds,
-        flops=flops + further_operations(traced.jaxpr.jaxpr) / devices,
+        flops=flops,
         bytes_accessed=float(counted["bytes accessed"]),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         collective_bytes=collectives(compiled.as_text()),
     )
+
+
+def operations(program: Program) -> float:
+    """Returns the operations of a program for one CPU, as `Cost.flops`, without compiling it."""
+    traced = _traced(program)
+    counted = traced.lower().cost_analysis()
+    return float(counted["flops"]) + further_operations(traced.jaxpr.jaxpr)
 
 
 def _traced(program: Program) -> Any:

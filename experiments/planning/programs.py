@@ -165,9 +165,13 @@ def compiled_costs(
     if trainer.devices.mesh.devices.flat[0].platform != "gpu":
         yield from map(compile_cost, make(trainer))
         return
+    yield from map(compile_cost, make(trainer), make(on_one_cpu(config, data)))
+
+
+def on_one_cpu(config: Config, data: Dataset) -> Trainer:
+    """Returns the functions of the run on one CPU, whose operations are counted."""
     one = config.replace(devices=1)
-    counting = make_trainer(one, data, make_devices(one, jax.devices("cpu")[:1]))
-    yield from map(compile_cost, make(trainer), make(counting))
+    return make_trainer(one, data, make_devices(one, jax.local_devices(backend="cpu")[:1]))
 
 
 def scheduled(trainer: Trainer, config: Config) -> dict[Due, float]:

@@ -31,6 +31,23 @@ CHIPS = {
     "v6e": Chip(32 * GIB, "v6e", 1),
 }
 """Source: the system architecture pages of Cloud TPU (cloud.google.com/tpu/docs/v5e, v5p, v6e)."""
+PEAKS = {
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""Peak bfloat16 operations per second of a chip, by JAX's name of its kind.
+
+Sources: the same pages; NVIDIA's data sheets of A100, H100 SXM and H200, without sparsity."""
 LOCAL = ("cpu", "gpu", "tpu")
 
 

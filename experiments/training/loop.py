@@ -18,6 +18,10 @@ from experiments.training.network import refusals
 from experiments.training.position import begin, last_position, position_of
 from experiments.training.trainer import Trainer, make_trainer
 
+SPEED, UTILISATION = "examples_per_second_per_chip", "model_flops_utilisation"
+TIMES = ("seconds", SPEED, UTILISATION)
+"""Names of the parts of a measurement that differ between two runs of the same numbers."""
+
 
 def through_training(
     config: Config, data: Dataset, stages: Collection[int], trainer: Trainer | None = None
@@ -107,7 +111,8 @@ def train(
         checkpoints: checkpoints to which the run is saved and from which it is continued.
 
     Returns:
-        The summary: estimator, test accuracy, steps, seconds, milliseconds per step, probes.
+        The summary: estimator, test accuracy, steps, seconds, milliseconds per step, examples per
+        second and chip, probes. The times are those of the typical interval between measurements.
 
     Raises:
         Diverged: if the loss is no longer finite. The message names the step.
@@ -125,6 +130,7 @@ def train(
     devices, steps = trainer.devices, range(first, run.steps + 1)
     batches = data.train_batches(run.batch, run.seed, steps=steps, rows=devices.rows(run.batch))
     step_times, record = [], {}
+    per_chip = run.batch / devices.mesh.size
     interval_start, interval_first = time.perf_counter(), first
     with refusals(config), asked_to_stop() as asked:
         for step, examples in zip(steps, batches, strict=True):
@@ -138,9 +144,11 @@ def train(
                 raise Stopped(f"stopped at step {step}")
             if step % run.log_every == 0 or step == run.steps:
                 interval = [float(loss) for loss in losses]
+                rate = {}
                 if step > interval_first:
                     taken = step - interval_first
                     step_times.append((time.perf_counter() - interval_start) / taken)
+                    rate = {SPEED: per_chip / step_times[-1]}
                 for place, loss in enumerate(interval):
                     if not np.isfinite(loss):
                         at = step - len(interval) + place
@@ -150,6 +158,7 @@ def train(
                     "step": step,
                     "loss": float(np.mean(interval)) if interval else None,
                     **measured,
+                    **rate,
                     "seconds": time.perf_counter() - start,
                 }
                 report(record)
@@ -168,6 +177,7 @@ def train(
         "steps": run.steps,
         "seconds": time.perf_counter() - start,
         "step_milliseconds": 1000 * typical,
+        SPEED: per_chip / typical,
         "probes": config.method.probes,
         "seed": run.seed,
     }
