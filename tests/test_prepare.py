@@ -255,17 +255,23 @@ def test_extracted_images_are_streamed_and_prepared_alike(layout, tmp_path):
     assert load(config.replace(data_path=str(tmp_path / "links"))).train_size == prepared.train_size
 
 
-def test_a_streamed_step_is_known_from_its_number(tmp_path):
+@pytest.mark.parametrize("distort", [None, "jitter", "randaugment"])
+def test_a_streamed_step_is_known_from_its_number(distort, tmp_path):
     for part, count in (("train", 4), ("val", 2)):
         for label in ("a", "b"):
             (tmp_path / part / label).mkdir(parents=True)
             for number in range(count):
                 path = tmp_path / part / label / f"{number}.jpg"
                 path.write_bytes(encoded(photo(number)))
-    data = load(run_on("imagenet2012", data_path=str(tmp_path)))
+    config = run_on("imagenet2012", data_path=str(tmp_path), distort=distort)
+    data = load(config)
     straight = list(data.train_batches(4, 1, steps=range(4), rows=np.arange(4)))
     resumed = list(data.train_batches(4, 1, steps=range(3, 4), rows=np.arange(4)))
     np.testing.assert_array_equal(resumed[0][0], straight[3][0])
+    plain = load(config.replace(distort=None)).train_batches(
+        4, 1, steps=range(1), rows=np.arange(4)
+    )
+    assert (next(plain)[0] != straight[0][0]).any() == bool(distort)
     path = tmp_path / "train" / "b" / "3.jpg"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match=r"b/3.jpg cannot be read"):

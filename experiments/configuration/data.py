@@ -43,6 +43,10 @@ class Data(Section):
     augment: bool = False
     """photos, folder and cifar10 only: shift training images randomly by up to an eighth of their
     side and mirror half of them. Images of imagenet2012 are always cropped and mirrored."""
+    distort: Literal["jitter", "randaugment"] | None = None
+    """imagenet2012 only: also distort training images. jitter: brightness, contrast and saturation
+    change by up to 40 %, in random order. randaugment: two random operations of RandAugment's 14,
+    at strength 9 of 30."""
     time_steps: int = 50
     """Time steps of a trial (tasks), or characters of a sequence (characters)."""
     rotation: float = 0.0
@@ -78,6 +82,8 @@ class Data(Section):
             )
         if self.augment and self.data not in AUGMENTED:
             self.refuse("augment", f"{self.data} takes False")
+        if self.distort and self.data != "imagenet2012":
+            self.refuse("distort", f"{self.data} takes None")
         self.require("rotation", abs(self.rotation) < float("inf"), "a finite number of degrees")
         if self.rotation and self.data != "reach":
             self.refuse("rotation", f"{self.data} takes 0")

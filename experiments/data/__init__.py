@@ -1,5 +1,6 @@
 """Data sets: embedded images and text, sets of TensorFlow Datasets, and tasks through time."""
 
+import dataclasses
 import os
 
 from experiments.configuration import Config, Data
@@ -38,8 +39,10 @@ def load(config: Config) -> Dataset:
         from experiments.data.imagenet import load_imagenet, stream_imagenet
 
         if data.data_path:
-            return stream_imagenet(expanded(data.data_path), data.validation)
-        return load_imagenet(expanded(data.data_dir), data.validation)
+            found = stream_imagenet(expanded(data.data_path), data.validation)
+        else:
+            found = load_imagenet(expanded(data.data_dir), data.validation)
+        return dataclasses.replace(found, distort=data.distort)
     if data.is_task:
         seeded = config.model.noise > 0
         return Trials(data.name, data.time_steps, data.rotation, seeded, data.validation)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments.data.catalogue import open_sources
 from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
+from experiments.data.distortion import DISTORTIONS
 from experiments.data.extracted import LAYOUT, open_extracted
 from experiments.data.listing import check_source, readable
 from experiments.data.pictures import colours, opened, upright_size
@@ -44,6 +45,7 @@ class ImageNet:
         train_places: indices of the training images in their source.
         test_places: indices of the test images in their source.
         side: side of the square images.
+        distort: name of the distortion of training images, from `DISTORTIONS`; None for none.
     """
 
     train_source: Any
@@ -53,6 +55,7 @@ class ImageNet:
     side: int = 224
     outputs: int = 1000
     chance: float = 1e-3
+    distort: str | None = None
 
     loss = staticmethod(class_loss)
     correct = staticmethod(class_correct)
@@ -87,9 +90,9 @@ class ImageNet:
     def train_batches(
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
-        """Yields the given rows of the batch of each step, cropped and flipped at random.
+        """Yields the given rows of each step's batch, cropped, flipped and distorted at random.
 
-        Image, crop and flip depend only on the seed, the step and the row.
+        Image, crop, flip and distortion depend only on the seed, the step and the row.
         """
         import grain
 
@@ -126,6 +129,8 @@ class _Examples(Sequence[tuple[np.ndarray, np.int32]]):
         record = self.data.train_source[int(self.data.train_places[index])]
         random = np.random.default_rng((self.seed, step, row))
         image = crop_at_random(record["image"], self.data.side, random, _name(record))
+        if self.data.distort is not None:
+            image = np.asarray(DISTORTIONS[self.data.distort](Image.fromarray(image), random))
         return image, np.int32(record["label"])
 
 
