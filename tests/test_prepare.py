@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from experiments import prepare, train
 from experiments.data import load
@@ -299,6 +300,32 @@ def test_layouts_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "train" / "empty" / "0.jpg").write_bytes(encoded(photo(0)))
     with pytest.raises(UserError, match="class 'a' is none of imagenet2012's"):
         run("imagenet2012", tmp_path, tmp_path / "prepared")
+
+
+def test_a_flat_folder_takes_its_classes_from_the_development_kit(tmp_path):
+    """The kit numbers classes in its own order, which is not that of their names."""
+    classes = ["n03", "n01", "n02"]
+    for name in classes:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.JPEG").write_bytes(encoded(photo(0)))
+    (tmp_path / "val").mkdir()
+    for number in range(1, 5):
+        (tmp_path / "val" / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(encoded(photo(number)))
+    kit = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    kit.mkdir(parents=True)
+    truth = kit / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text("3\n1\n2\n1\n")
+    with pytest.raises(UserError, match=r"meta\.mat, which is missing beside it"):
+        open_extracted(tmp_path)
+    synsets = np.zeros(3, [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")])
+    for place, name in enumerate(classes):
+        synsets[place] = (place + 1, name, "a word")
+    savemat(kit / "meta.mat", {"synsets": synsets[:, None]})
+    found = open_extracted(tmp_path)
+    assert [found.classes[label] for label in found.test.labels] == ["n02", "n03", "n01", "n03"]
+    truth.write_text("3\n1\n4\n1\n")
+    with pytest.raises(UserError, match=r"line 3 of .* is 4, which meta\.mat lacks"):
+        open_extracted(tmp_path)
 
 
 def test_damaged_images_are_named_or_left_out_and_listed(tmp_path, capsys):

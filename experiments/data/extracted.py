@@ -5,7 +5,6 @@ the unpacked official archives, of Kaggle's archive (in ``ILSVRC/Data/CLS-LOC``)
 scripts that rearrange both.
 """
 
-import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data.labels import KAGGLE, KIT, SYNSETS, kaggle_labels, kit_labels
 from experiments.data.listing import is_kept, read_file, readable
 from experiments.data.pictures import is_picture
 from experiments.errors import UserError
 
 LAYOUT = (
-    "train/<class>/*.JPEG, and val/<class>/*.JPEG or a flat val/ with LOC_val_solution.csv beside "
-    "the folders, or of the official names ILSVRC2012_val_00000001.JPEG ..."
+    f"train/<class>/*.JPEG, and val/<class>/*.JPEG or a flat val/ with {KAGGLE} or {KIT} and "
+    f"{SYNSETS} beside the folders, or of the official names ILSVRC2012_val_00000001.JPEG ..."
 )
-KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
 class Files(Sequence[dict[str, Any]]):
@@ -61,7 +60,8 @@ def open_extracted(path: Path, official_labels: Sequence[str] = ()) -> Extracted
 
     Args:
         path: the folder that contains train/ and val/, or a folder above it.
-        official_labels: the class of each official validation image, in the order of their numbers.
+        official_labels: the class of each official validation image, in the order of their numbers;
+            a development kit in the folder comes first.
 
     Raises:
         UserError: if folders, classes or images are missing or do not fit.
@@ -75,7 +75,8 @@ def open_extracted(path: Path, official_labels: Sequence[str] = ()) -> Extracted
     if any(entry.is_dir() for entry in _entries(root / "val")):
         test = _in_classes(root / "val", numbers)
     else:
-        test = _flat(root / "val", numbers, _kaggle_labels(path, root), official_labels)
+        by_number = kit_labels(path, root) or official_labels
+        test = _flat(root / "val", numbers, kaggle_labels(path, root), by_number)
     for part, files in (("train", train), ("val", test)):
         if not len(files):
             raise UserError(f"{readable(root / part)} holds no image; it takes {LAYOUT}")
@@ -122,23 +123,8 @@ def _in_classes(path: Path, numbers: dict[str, int]) -> Files:
     return Files(names, labels, path)
 
 
-def _kaggle_labels(path: Path, root: Path) -> dict[str, str]:
-    """Reads Kaggle's table: name of a validation image without suffix to its class."""
-    for place in (root, *root.parents):
-        table = place / KAGGLE_LABELS
-        if table.is_file():
-            with table.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
-                raise UserError(f"{readable(table)} has no columns ImageId and PredictionString")
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
-        if place == path.parent:
-            break
-    return {}
-
-
 def _flat(
-    path: Path, numbers: dict[str, int], kaggle: dict[str, str], official: Sequence[str]
+    path: Path, numbers: dict[str, int], kaggle: dict[str, str], by_number: Sequence[str]
 ) -> Files:
     """Lists validation images without folders, with classes from Kaggle's table or by number."""
     names = list(_images(path))
@@ -149,7 +135,7 @@ def _flat(
         label = kaggle.get(stem)
         if label is None and not kaggle and stem.startswith("ILSVRC2012_val_"):
             place = int(number) - 1 if number.isdecimal() else -1
-            label = official[place] if 0 <= place < len(official) else None
+            label = by_number[place] if 0 <= place < len(by_number) else None
         if label not in numbers:
             why = f"of class {label!r}, which train/ lacks" if label else "of no known class"
             raise UserError(f"{readable(path / name)} is {why}; it takes {LAYOUT}")
