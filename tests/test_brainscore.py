@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import xarray
 
+from benchmarks.made_imagenet import encoded, photo
 from experiments import train
 from experiments.analysis.brainscore import NetworkModel
 from experiments.data.assemblies import responses_of
 from experiments.data.neural import load_neural
 from experiments.errors import UserError
-from tests.test_prepare import encoded, photo
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.made_imagenet import tar
 from experiments import compare, crossover, prepare, report, train
 from experiments.claims import __main__ as claims
 from experiments.command import run_command
@@ -17,7 +18,6 @@ from experiments.directories import output_directory
 from experiments.errors import UserError
 from tests.cases import run_on
 from tests.test_folder import folder, members, zipped
-from tests.test_prepare import tar
 
 SHORT = ["--steps", "1", "--log-every", "1", "--batch", "4", "--basis-batch", "4",
          "--alignment-batch", "4", "--estimator", "backprop", "--devices", "1"]  # fmt: skip

@@ -19,7 +19,9 @@ from experiments.errors import UserError
 from experiments.methods import METHODS, checked
 from experiments.training.loop import through_training
 from experiments.training.loop import train as train_loop
+from experiments.training.network import build_model
 from experiments.training.trainer import make_trainer
+from tests.cases import run_on
 
 SHORT = [
     *("--model", "mlp", "--features", "32", "32", "--steps", "12", "--log-every", "5"),
@@ -74,6 +76,22 @@ def test_every_method_trains(name):
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.isfinite(new).all()
         assert np.abs(new - old).max() > 0
+
+
+def test_a_resnet_takes_other_channels():
+    for channels, expected in ((None, 64), (8, 8)):
+        config = run_on("digits", model="resnet18", features=(), channels=channels)
+        shapes = jax.eval_shape(
+            build_model(config, 10).init, jax.random.key(0), np.ones((1, 32, 32, 3), np.float32)
+        )
+        kernels = {name: leaf["kernel"].shape for name, leaf in shapes["params"].items()
+                   if name.endswith("conv1")}  # fmt: skip
+        assert kernels["block0_conv1"] == (3, 3, expected, expected)
+        assert kernels["block7_conv1"] == (3, 3, 8 * expected, 8 * expected)
+    with pytest.raises(UserError, match="channels is 12; resnet18 takes a multiple of 8"):
+        run_on("digits", model="resnet18", features=(), channels=12)
+    with pytest.raises(UserError, match="channels is 8; mlp takes None"):
+        run_on("digits", channels=8)
 
 
 def test_a_language_model_trains():

@@ -1,10 +1,6 @@
 """Many devices give the numbers of one; several processes train as one."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -12,6 +8,7 @@ import numpy as np
 import pytest
 
 import nmnc_jax
+from benchmarks.processes import outputs_of, start_together
 from experiments.configuration import Config
 from experiments.data import load
 from experiments.errors import UserError
@@ -103,23 +100,8 @@ def test_layouts_that_do_not_fit_are_refused(changes, message):
 
 def start_processes(out, *more):
     """Two processes of one device each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     short = SHORT[: SHORT.index("--devices")]
-    command = [sys.executable, "-m", "experiments.train", "digits", *short, "--out", str(out),
-               "--coordinator", f"localhost:{port}", "--processes", "2", *more]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": " ".join(QUICK), "JAX_PLATFORMS": "cpu"}
-    return [
-        subprocess.Popen(
-            [*command, "--process", str(number)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in (0, 1)
-    ]
+    return start_together(["digits", *short, "--out", str(out), *more], QUICK)
 
 
 def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
@@ -131,13 +113,10 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
     while not (two / "metrics.jsonl").exists() and processes[0].poll() is None:
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    told = outputs_of(processes, 120)
     if "stopped at step" in told[0]:
         assert "stopped at step" in told[1]
-        processes = start_processes(two, "--resume")
-        told = [process.communicate(timeout=120)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], told
+        outputs_of(start_processes(two, "--resume"), 120)
     assert difference(last_network(tmp_path / "one"), last_network(two)) < 1e-3
     for one, other in zip(without_time(tmp_path / "one"), without_time(two), strict=True):
         assert one["step"] == other["step"]

@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from benchmarks.made_imagenet import encoded, photo
 from experiments.data.imagenet import crop_centre
 from experiments.data.pictures import picture
 from experiments.errors import Unreadable
-from tests.test_prepare import encoded, photo
 
 GREY16 = np.random.default_rng(0).integers(65536, size=(6, 9)).astype(np.uint16)
 COLOUR16 = np.random.default_rng(1).integers(65536, size=(6, 9, 3)).astype(np.uint16)

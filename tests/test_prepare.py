@@ -1,6 +1,5 @@
 """Catalogue sets, from archives in the official layouts to batches."""
 
-import io
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from benchmarks.made_imagenet import encoded, photo, tar, write_archives
 from experiments import prepare, train
 from experiments.data import load
 from experiments.data.builders import LABELS, tfds
@@ -22,26 +22,6 @@ from tests.test_checkpoints import last_network, without_time
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-
-
-def tar(members, mode="w"):
-    """An archive of named contents; a content may be a whole TarInfo instead."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode) as archive:
-        for name, content in members:
-            if isinstance(content, tarfile.TarInfo):
-                archive.addfile(content)
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
-
-
-def encoded(image, kind="JPEG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def cifar10_rows(count, seed):
@@ -62,30 +42,17 @@ def cifar10_members():
     return [(f"{folder}/{name}", content) for name, content in parts]
 
 
-def photo(seed, size=(80, 64)):
-    random = np.random.default_rng(seed)
-    small = random.integers(256, size=(4, 5, 3)).astype(np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-
-
 def imagenet_archives(directory):
     names = tfds.core.tfds_path(LABELS).read_text().split()[:3]
-    inner = []
+    training = {}
     for label, name in enumerate(names):
         images = [photo(10 * label + k) for k in range(4)]
-        contents = [encoded(image, quality=95) for image in images]
+        training[name] = [encoded(image, quality=95) for image in images]
         if label == 1:
-            contents[0] = encoded(images[0], "PNG")
-            contents[1] = encoded(images[1].convert("CMYK"))
-            contents[2] = encoded(images[2].convert("L"))
-        inner.append(
-            (f"{name}.tar", tar([(f"{name}_{k}.JPEG", c) for k, c in enumerate(contents)]))
-        )
-    (directory / "ILSVRC2012_img_train.tar").write_bytes(tar(inner))
-    validation = [
-        (f"ILSVRC2012_val_{k:08}.JPEG", encoded(photo(100 + k), quality=95)) for k in (2, 1, 3)
-    ]
-    (directory / "ILSVRC2012_img_val.tar").write_bytes(tar(validation))
+            colours = encoded(images[1].convert("CMYK")), encoded(images[2].convert("L"))
+            training[name][:3] = [encoded(images[0], "PNG"), *colours]
+    validation = {k: encoded(photo(100 + k), quality=95) for k in (2, 1, 3)}
+    write_archives(directory, training, validation)
 
 
 def run(name, archive, data_dir, *more):

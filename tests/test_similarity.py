@@ -13,12 +13,12 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.made_imagenet import encoded, photo
 from experiments.analysis import similarity
 from experiments.claims import similarity as claim
 from experiments.claims.study import Study
 from experiments.data.neural import Neural, load_neural
 from experiments.errors import UserError
-from tests.test_prepare import encoded, photo
 
 
 def linear_neurons(images=200, units=30, neurons=5, noise=0.0, seed=0):

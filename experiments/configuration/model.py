@@ -5,7 +5,8 @@ from typing import Literal
 
 from experiments.configuration.section import Section
 
-PUBLISHED = ("alexnet", "resnet18", "resnet20", "resnet50")
+RESIDUAL = ("resnet18", "resnet20", "resnet50")
+PUBLISHED = ("alexnet", *RESIDUAL)
 RECURRENT = ("leaky", "gru")
 
 
@@ -24,6 +25,9 @@ class Model(Section):
     features: tuple[int, ...] = ()
     """Hidden units of each dense layer (mlp, binary), channels of each convolution (conv), width of
     the residual stream in each block, the same in all (vit, transformer), or units (leaky, gru)."""
+    channels: int | None = None
+    """resnets only: channels of the first stage, a multiple of 8; by default the published number,
+    which is 64, and 16 for resnet20."""
     strides: tuple[int, ...] = ()
     """Stride of each convolution (conv)."""
     dense: int = 128
@@ -66,6 +70,11 @@ class Model(Section):
         if self.has_given_layers == bool(self.features):
             takes = "none" if self.has_given_layers else "the width of each layer"
             self.refuse("features", f"{self.model} takes {takes}")
+        if self.channels is not None:
+            if self.model not in RESIDUAL:
+                self.refuse("channels", f"{self.model} takes None")
+            if self.channels < 8 or self.channels % 8:
+                self.refuse("channels", f"{self.model} takes a multiple of 8")
         if self.precision != "float32" and not self.has_given_layers:
             self.refuse("precision", f"{self.model} takes 'float32'")
         if self.is_recurrent and len(self.features) != 1:

@@ -1,5 +1,6 @@
 """Builds the network of a run, and checks it on a few examples before training is compiled."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from nmnc_jax.models import (
     CausalTransformer,
     ConvNet,
     LeakyRNN,
+    ResNet,
     RowReader,
     VisionTransformer,
     resnet18,
@@ -35,15 +37,22 @@ def build_model(config: Config, outputs: int) -> nn.Module:
     """Builds the network that a configuration describes."""
     chosen = config.model
     dtype, features = jnp.dtype(chosen.precision), chosen.features
+
+    def of_width(network: ResNet) -> ResNet:
+        if chosen.channels is None:
+            return network
+        groups = math.gcd(network.groups, chosen.channels)
+        return network.clone(width=chosen.channels, groups=groups)
+
     makers: dict[str, Callable[[], nn.Module]] = {
         "mlp": lambda: MLP(features, outputs),
         "binary": lambda: BinaryMLP(features, outputs),
         "conv": lambda: ConvNet(features, chosen.strides, chosen.dense, outputs),
         "vit": lambda: VisionTransformer(features[0], len(features), chosen.patch, outputs),
         "alexnet": lambda: AlexNet(outputs, dtype),
-        "resnet18": lambda: resnet18(outputs, dtype=dtype),
-        "resnet20": lambda: resnet20(outputs, dtype=dtype),
-        "resnet50": lambda: resnet50(outputs, dtype=dtype),
+        "resnet18": lambda: of_width(resnet18(outputs, dtype=dtype)),
+        "resnet20": lambda: of_width(resnet20(outputs, dtype=dtype)),
+        "resnet50": lambda: of_width(resnet50(outputs, dtype=dtype)),
         "leaky": lambda: RowReader(LeakyRNN(features[0], outputs, chosen.leak, noise=chosen.noise)),
         "gru": lambda: RowReader(GRU(features[0], outputs)),
         "transformer": lambda: CausalTransformer(
