@@ -5,8 +5,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 PROCESSES = 2
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+]
+"""Flags of XLA that compile quickly, for runs that test what is computed and not how fast."""
+# Later versions know no other way, and end at a flag that they do not know.
+if version("jaxlib").startswith("0.10."):
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+    QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
 
 
 def start_together(

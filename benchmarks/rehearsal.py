@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.common import Row, parse, print_table, write_table
 from benchmarks.made_imagenet import encoded, photo, write_archives
-from benchmarks.processes import outputs_of, start_together
+from benchmarks.processes import QUICK, outputs_of, start_together
 from experiments.data.builders import LABELS, tfds
 from experiments.files import read_records
 from experiments.training.loop import TIMES
@@ -92,7 +92,8 @@ def prepare(archives: Path, prepared: Path) -> None:
 def start(prepared: Path, out: Path) -> list[subprocess.Popen[str]]:
     """Starts or resumes the run."""
     arguments = [*CONFIG, "--data-dir", str(prepared), "--out", str(out), "--resume"]
-    return start_together(arguments, [f"--xla_force_host_platform_device_count={DEVICES}"])
+    flags = [*QUICK, f"--xla_force_host_platform_device_count={DEVICES}"]
+    return start_together(arguments, flags)
 
 
 def train(prepared: Path, out: Path) -> str:

@@ -2,18 +2,11 @@
 
 import os
 import zlib
-from importlib.metadata import version
+
+from benchmarks import processes
 
 # Three quarters of the time is compilation, and no law depends on how well code is optimised.
-QUICK = [
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-]
-# Later versions know no other way, and end at a flag that they do not know.
-if version("jaxlib").startswith("0.10."):
-    QUICK.append("--xla_cpu_use_fusion_emitters=false")
-    QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
+QUICK = [os.environ.get("XLA_FLAGS", ""), *processes.QUICK]
 os.environ["XLA_FLAGS"] = " ".join([*QUICK, "--xla_force_host_platform_device_count=8"])
 
 # On a machine without a TPU, JAX warns of one where its compiler is installed.
