@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.made_imagenet import encoded, tar
 from experiments import data
 from experiments.errors import UserError
 from tests.cases import run_on
-from tests.test_prepare import encoded, tar
 
 
 def image(seed, size=8):
@@ -292,3 +292,44 @@ def test_no_path_and_no_archive_are_refused(tmp_path):
     info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with pytest.raises(UserError, match="which is not a regular file"):
         load(write(tmp_path / "link.tar", tar([("", info)])))
+
+
+@pytest.mark.parametrize("fields", [{}, {"augment": True, "image_size": 6}, {"validation": True}])
+def test_a_streamed_folder_gives_the_numbers_of_memory(fields, tmp_path, monkeypatch, capsys):
+    path = folder(tmp_path / "images", members())
+    held = load(path, **fields)
+    capsys.readouterr()
+    side = fields.get("image_size", 8)
+    monkeypatch.setattr(data, "LIMIT", 24 * side * side * 3 * 4)
+    assert isinstance(load(path, **fields), data.InMemory)
+    monkeypatch.setattr(data, "LIMIT", 24 * side * side * 3 * 4 - 1)
+    for _ in range(2):  # The second time from the cache.
+        streamed = load(path, **fields)
+        told = capsys.readouterr().out
+        assert f"{path} is read during training: its images would take 0.0 GB" in told
+        assert (streamed.train_size, streamed.test_size) == (held.train_size, held.test_size)
+        assert (streamed.outputs, streamed.chance) == (held.outputs, held.chance)
+        for rows in (np.arange(4), np.array([1, 3])):
+            steps = {"steps": range(2, 8), "rows": rows}
+            both = (each.train_batches(4, 1, **steps) for each in (streamed, held))
+            for ours, theirs in zip(*both, strict=True):
+                np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+                np.testing.assert_array_equal(ours[1], theirs[1])
+        last = np.arange(held.test_size)[::-1]
+        for part in ("train_examples", "test_examples"):
+            ours, theirs = (getattr(each, part)(last) for each in (streamed, held))
+            np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+            np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_what_a_streamed_folder_does_not_take_is_named(tmp_path, monkeypatch, capsys):
+    files = members()
+    files["train/cow/5.png"] = files["train/cow/5.png"][:50]
+    path = folder(tmp_path / "images", files)
+    monkeypatch.setattr(data, "LIMIT", 0)
+    with pytest.raises(UserError, match=r"train/cow/5.png in .* cannot be read.*--skip-damaged"):
+        load(path)
+    assert load(path, skip_damaged=True).train_size == 17
+    assert "left out 1 of 24 images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="train_images is 4; a folder that is read during"):
+        load(path, train_images=4)

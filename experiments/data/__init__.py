@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from experiments.configuration import Config, Data
 from experiments.data.catalogue import load_cifar10
@@ -26,6 +27,8 @@ __all__ = [
 
 EMBEDDED = ("digits", "mnist5k", "photos")
 CACHE = "~/.cache/nmnc_jax"
+LIMIT = 4 * 10**9
+"""Bytes of a folder's images as float32 above which they are read during training."""
 
 
 def load(config: Config) -> Dataset:
@@ -48,7 +51,33 @@ def load(config: Config) -> Dataset:
         return Trials(data.name, data.time_steps, data.rotation, seeded, data.validation)
     if data.name == "characters":
         return load_characters(data.time_steps, data.validation)
+    if data.name == "folder" and (streamed := _streamed(data)) is not None:
+        return streamed
     return load_in_memory(config)
+
+
+def _streamed(data: Data) -> Dataset | None:
+    """Returns a folder that is read during training; None if it fits into memory."""
+    from experiments.data.streamed import memory_of, stream_folder
+
+    path = expanded(data.data_path)
+    size = memory_of(path, data.image_size)
+    if size <= LIMIT:
+        return None
+    if data.train_images is not None:
+        data.refuse("train_images", "a folder that is read during training takes None")
+    print(
+        f"{data.data_path} is read during training: its images would take {size / 1e9:.1f} GB of "
+        f"memory, more than {LIMIT / 1e9:g}",
+        flush=True,
+    )
+    return stream_folder(
+        path, data.image_size, data.validation, _cache(), data.skip_damaged, data.augment
+    )
+
+
+def _cache() -> Path:
+    return expanded(os.environ.get("NMNC_JAX_CACHE") or CACHE)
 
 
 def load_in_memory(config: Config) -> InMemory:
@@ -63,9 +92,8 @@ def _in_memory(data: Data) -> InMemory:
     if data.name == "folder":
         from experiments.data.folder import load_folder
 
-        cache = expanded(os.environ.get("NMNC_JAX_CACHE") or CACHE)
         path = expanded(data.data_path)
-        return load_folder(path, data.image_size, data.validation, cache, data.skip_damaged)
+        return load_folder(path, data.image_size, data.validation, _cache(), data.skip_damaged)
     if data.name == "cifar10":
         return load_cifar10(expanded(data.data_dir), data.validation)
     if data.name not in EMBEDDED:

@@ -1,9 +1,13 @@
-"""A data set of a user: images in folders, or in an archive, which is not unpacked."""
+"""A data set of a user: images in folders, or in an archive, which is not unpacked.
+
+A folder that is too large for memory is read during training, an archive never.
+"""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,12 +27,24 @@ RULES = 3
 
 
 class Member(NamedTuple):
-    """One image, with its split, class, path and encoded content."""
+    """One image, with its split, class, path and a function that reads its encoded content."""
 
     split: str
     label: str
     path: str
-    content: bytes
+    read: Callable[[], bytes]
+
+
+class Summed(NamedTuple):
+    """What is kept of an image that is read again: its shape, and sums over its pixels.
+
+    Attributes:
+        shape: height, width and channels.
+        sums: sums of values and of squares of each channel, [2, channels].
+    """
+
+    shape: tuple[int, ...]
+    sums: np.ndarray
 
 
 def load_folder(
@@ -54,21 +70,36 @@ def load_folder(
     Raises:
         UserError: if images are missing, unreadable, of several sizes or in an unsafe archive.
     """
-    check_source("data_path", path, LAYOUT)
-    check_writable(cache)
-    key = f"{content_key(path)}-{image_size or 'own'}-{'some' if skip_damaged else 'all'}-{RULES}"
-    parts = kept_set(cache / f"{key}.npz")
-    if parts is None:
-        damage = Damage(skip_damaged)
-        parts = _decode(path, image_size, damage, damage_list(cache / f"{key}.npz"))
-        keep_set(cache / f"{key}.npz", parts, list(damage.found.values()))
-    for note in parts["notes"]:
-        print(note, flush=True)
-    train, test = _chosen(parts, validation, readable(path))
+    parts = parts_of(path, image_size, cache, skip_damaged, whole=True)
+    train, test = chosen_parts(parts, validation, readable(path))
     return standardised(train, test, len(parts["classes"]), each_channel=True, white=255)
 
 
-def _chosen(parts: dict[str, np.ndarray], validation: bool, name: str) -> tuple[Examples, Examples]:
+def parts_of(
+    path: Path, image_size: int | None, cache: Path, skip_damaged: bool, *, whole: bool
+) -> dict[str, np.ndarray]:
+    """Returns the splits, with whole images or with their names and sums, from the cache if there.
+
+    Notes about files that are left out are printed.
+    """
+    check_source("data_path", path, LAYOUT)
+    check_writable(cache)
+    key = f"{content_key(path)}-{image_size or 'own'}-{'some' if skip_damaged else 'all'}-{RULES}"
+    key += "" if whole else "-names"
+    parts = kept_set(cache / f"{key}.npz")
+    if parts is None:
+        damage = Damage(skip_damaged)
+        listed = damage_list(cache / f"{key}.npz")
+        parts = _decode(path, image_size, damage, listed, whole=whole)
+        keep_set(cache / f"{key}.npz", parts, list(damage.found.values()))
+    for note in parts["notes"]:
+        print(note, flush=True)
+    return parts
+
+
+def chosen_parts(
+    parts: dict[str, np.ndarray], validation: bool, name: str
+) -> tuple[Examples, Examples]:
     """Returns the training set and the test set."""
     of_split = {
         split: (parts[f"{split}_images"], parts[f"{split}_targets"])
@@ -104,9 +135,12 @@ def _found(path: Path, damage: Damage) -> tuple[list[Member], set[str], list[str
             continue
         if place is None:
             raise UserError(f"{name} is in no class of a split; data_path takes {LAYOUT}")
-        content = damage.attempt(name, read)
-        if content is not None:
-            found.append(Member(*place, name, content))
+        if not path.is_dir():  # The next member of an archive can be read only after this one.
+            content = damage.attempt(name, read)
+            if content is None:
+                continue
+            read = partial(bytes, content)
+        found.append(Member(*place, name, read))
     return sorted(found), labels, others
 
 
@@ -127,9 +161,9 @@ def _check_splits(path: Path, found: Iterable[Member], labels: set[str]) -> list
 
 
 def _decode(
-    path: Path, image_size: int | None, damage: Damage, listed: Path
+    path: Path, image_size: int | None, damage: Damage, listed: Path, *, whole: bool
 ) -> dict[str, np.ndarray]:
-    """Decodes every image, in the order of paths."""
+    """Decodes every image, in the order of paths, and keeps it whole or its name and sums."""
     name = readable(path)
     found, labels, others = _found(path, damage)
     roots = {PurePosixPath(member.path).parts[:-3] for member in found}
@@ -138,9 +172,10 @@ def _decode(
         raise UserError(f"{name} has splits in {first} and in {second}; it takes only one of them")
     _check_splits(path, found, labels)
 
-    def read(member: Member) -> np.ndarray | None:
+    def read(member: Member) -> Any:
         label = f"{member.path} in {name}"
-        return damage.attempt(member.path, lambda: picture(member.content, label, image_size))
+        image = damage.attempt(member.path, lambda: picture(member.read(), label, image_size))
+        return image if whole or image is None else summed(image)
 
     images = _shown(read, found, f"decoding {readable(path.name)}")
     kept = [(m, image) for m, image in zip(found, images, strict=True) if image is not None]
@@ -164,19 +199,31 @@ def _decode(
         )
     classes = {label: number for number, label in enumerate(sorted(labels))}
     parts = {"classes": np.array(list(classes)), "notes": np.array(notes, str)}
+    parts["pixels"] = np.array(size[0] * size[1])
+    longest = max(len(member.path.encode()) for member, _ in kept)
+    names = np.dtype([("name", f"S{longest}"), ("sums", np.float64, (2, 3))])
     for split in splits:
         chosen = [(member, image) for member, image in kept if member.split == split]
-        parts[f"{split}_images"] = np.stack([image for _, image in chosen])
+        parts[f"{split}_images"] = (
+            np.stack([image for _, image in chosen])
+            if whole
+            else np.array([(m.path.encode(), image.sums) for m, image in chosen], names)
+        )
         targets = [classes[member.label] for member, _ in chosen]
         parts[f"{split}_targets"] = np.array(targets, np.int32)
     return parts
 
 
-def _shown(
-    read: Callable[[Member], np.ndarray | None], found: list[Member], label: str
-) -> list[np.ndarray | None]:
+def summed(image: np.ndarray) -> Summed:
+    """Returns the sums over the pixels of an image, uint8 [height, width, channels]."""
+    values = image.astype(np.int64)
+    sums = np.stack([values.sum(axis=(0, 1)), np.square(values).sum(axis=(0, 1))])
+    return Summed(image.shape, sums.astype(np.float64))
+
+
+def _shown(read: Callable[[Member], Any], found: list[Member], label: str) -> list[Any]:
     """Reads in parallel, and shows the progress."""
-    images: list[np.ndarray | None] = []
+    images: list[Any] = []
     with ThreadPoolExecutor() as pool, shown(label, len(found)) as show:
         for done, image in enumerate(pool.map(read, found), 1):
             images.append(image)

@@ -1,7 +1,7 @@
 """ImageNet, read by grain during training with random access, augmentation and exact resumption."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from experiments.data.distortion import DISTORTIONS
 from experiments.data.extracted import LAYOUT, open_extracted
 from experiments.data.listing import check_source, readable
 from experiments.data.pictures import colours, opened, upright_size
+from experiments.data.reading import THREADS, read_ahead
 from experiments.errors import UserError
 from nmnc_jax.types import Array
 
@@ -30,9 +31,6 @@ RATIO = (3 / 4, 4 / 3)
 NAME = "an image of imagenet2012"
 VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
 HELD_OUT = 10_000
-THREADS = 16
-AHEAD = 1024
-"""Number of images that are decoded in advance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,44 +92,24 @@ class ImageNet:
 
         Image, crop, flip and distortion depend only on the seed, the step and the row.
         """
-        import grain
-
         batch_indices(self.train_size, batch, seed, steps.start)  # Raises for too large a batch.
-        examples = _Examples(self, batch, seed, steps, rows)
-        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
-        stream = grain.MapDataset.source(examples).to_iter_dataset(options)
-        yield from stream.batch(len(rows))
+
+        def read(step: int, row: int) -> tuple[np.ndarray, np.int32]:
+            index = batch_indices(self.train_size, batch, seed, step)[row]
+            record = self.train_source[int(self.train_places[index])]
+            random = np.random.default_rng((seed, step, row))
+            image = crop_at_random(record["image"], self.side, random, _name(record))
+            if self.distort is not None:
+                image = np.asarray(DISTORTIONS[self.distort](Image.fromarray(image), random))
+            return image, np.int32(record["label"])
+
+        return read_ahead(read, steps, rows)
 
     def normalise(self, inputs: Array) -> Array:
         """Standardises each channel."""
         scaled = inputs.astype(jnp.float32) / 255
         mean, deviation = (jnp.asarray(v)[None, None, None] for v in (MEAN, DEVIATION))
         return (scaled - mean) / deviation
-
-
-@dataclasses.dataclass(frozen=True)
-class _Examples(Sequence[tuple[np.ndarray, np.int32]]):
-    """Random access, for grain, to the examples of a range of steps."""
-
-    data: ImageNet
-    batch: int
-    seed: int
-    steps: range
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.steps) * len(self.rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        step, row = divmod(int(place), len(self.rows))
-        step, row = self.steps[step], int(self.rows[row])
-        index = batch_indices(self.data.train_size, self.batch, self.seed, step)[row]
-        record = self.data.train_source[int(self.data.train_places[index])]
-        random = np.random.default_rng((self.seed, step, row))
-        image = crop_at_random(record["image"], self.data.side, random, _name(record))
-        if self.data.distort is not None:
-            image = np.asarray(DISTORTIONS[self.data.distort](Image.fromarray(image), random))
-        return image, np.int32(record["label"])
 
 
 def load_imagenet(data_dir: Path, validation: bool) -> ImageNet:
