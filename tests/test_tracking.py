@@ -126,6 +126,23 @@ def test_utilisation_is_the_operations_of_the_network_over_the_peak(monkeypatch)
     assert trainer.step._cache_size() == 0
 
 
+def test_without_cpus_nothing_is_counted(monkeypatch):
+    """On a host where JAX_PLATFORMS names only its TPUs."""
+
+    def missing(**_):
+        raise RuntimeError("Unknown backend cpu")
+
+    config = run_on("digits", **SMALL, estimator="backprop")
+    with jax.numpy_dtype_promotion("standard"):
+        data = load(config)
+        trainer = make_trainer(config, data)
+        monkeypatch.setitem(PEAKS, jax.devices()[0].device_kind, 1e9)
+        monkeypatch.setattr(jax, "local_devices", missing)
+        assert utilisation(trainer, config, data)({SPEED: 1000.0}) == {SPEED: 1000.0}
+        with pytest.raises(UserError, match="JAX_PLATFORMS is .* takes .*,cpu too"):
+            flops_per_example(trainer, config, data)
+
+
 def test_the_schedule_weighs_its_steps():
     config = run_on("digits", **SMALL, estimator="nmnc")
     with jax.numpy_dtype_promotion("standard"):

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.analysis.cost import program_times
 from experiments.configuration import Config
 from experiments.data import Dataset
+from experiments.errors import UserError
 from experiments.planning.compiled import Cost, Program, TooLarge, compile_cost
 from experiments.planning.topology import Topology
 from experiments.training.measuring import CHUNK
@@ -169,9 +170,20 @@ def compiled_costs(
 
 
 def on_one_cpu(config: Config, data: Dataset) -> Trainer:
-    """Returns the functions of the run on one CPU, whose operations are counted."""
+    """Returns the functions of the run on one CPU, whose operations are counted.
+
+    Raises:
+        UserError: if JAX does not use CPUs.
+    """
+    try:
+        cpus = jax.local_devices(backend="cpu")
+    except RuntimeError as error:
+        platforms = jax.config.jax_platforms
+        raise UserError(
+            f"JAX_PLATFORMS is {platforms!r}; counting operations takes {platforms},cpu too"
+        ) from error
     one = config.replace(devices=1)
-    return make_trainer(one, data, make_devices(one, jax.local_devices(backend="cpu")[:1]))
+    return make_trainer(one, data, make_devices(one, cpus[:1]))
 
 
 def scheduled(trainer: Trainer, config: Config) -> dict[Due, float]:

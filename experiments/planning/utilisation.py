@@ -1,12 +1,15 @@
 """The share of a chip's published speed that a run reaches."""
 
+import contextlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from experiments.configuration import Config
 from experiments.data import Dataset
+from experiments.errors import UserError
 from experiments.planning.compiled import operations
 from experiments.planning.programs import on_one_cpu, scheduled, step_program
 from experiments.planning.topology import PEAKS
@@ -21,17 +24,22 @@ def utilisation(
 
     The peak is that of bfloat16, whatever the precision. The operations are those of the run's own
     step, in the mean over its schedule. They are counted at the first such measurement, without
-    compiling anything. Nothing is added if the chip's peak is not known.
+    compiling anything. Nothing is added if the chip's peak is not known, or if JAX does not use
+    CPUs, for which operations are counted.
     """
     peak = PEAKS.get(trainer.devices.mesh.devices.flat[0].device_kind)
-    counted: list[float] = []
+
+    @cache
+    def counted() -> float | None:
+        with contextlib.suppress(UserError):
+            return flops_per_example(trainer, config, data)
+        return None
 
     def add(record: dict[str, Any]) -> dict[str, Any]:
-        if peak is None or SPEED not in record:
+        flops = counted() if peak is not None and SPEED in record else None
+        if peak is None or flops is None:
             return record
-        if not counted:
-            counted.append(flops_per_example(trainer, config, data))
-        return record | {UTILISATION: record[SPEED] * counted[0] / peak}
+        return record | {UTILISATION: record[SPEED] * flops / peak}
 
     return add
 
