@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.planning.loops import further_operations
+from experiments.planning.loops import all_operations, further_operations
 from nmnc_jax.types import Due
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -136,10 +136,8 @@ def compile_cost(program: Program, on_cpu: Program | None = None) -> Cost | TooL
 
 
 def operations(program: Program) -> float:
-    """Returns the operations of a program for one CPU, as `Cost.flops`, without compiling it."""
-    traced = _traced(program)
-    counted = traced.lower().cost_analysis()
-    return float(counted["flops"]) + further_operations(traced.jaxpr.jaxpr)
+    """Returns the operations of a program as it is traced, without compiling it."""
+    return all_operations(_traced(program).jaxpr.jaxpr)
 
 
 def _traced(program: Program) -> Any:

@@ -1,32 +1,48 @@
-"""The operations of loops, of which a compiler counts a single iteration."""
+"""The operations of a traced program, with those of all iterations of its loops."""
 
 import math
 from typing import Any
 
 from jax.extend.core import Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from nmnc_jax.dependence import inner_traces
 
 
-def further_operations(program: Jaxpr) -> float:
-    """Returns the floating-point operations of all iterations of scans but the first.
+def all_operations(program: Jaxpr) -> float:
+    """Returns the floating-point operations of a traced program.
 
-    A compiler's cost analysis counts the body of a loop once, for any number of iterations. A loop
-    without a fixed number of iterations counts once here too.
+    Products of matrices and convolutions count their products and sums, and every other operation
+    counts its outputs. What no output depends on does not count, nor do factorisations. A loop
+    without a fixed number of iterations counts once.
 
     Args:
         program: the traced program, as in ``jax.jit(function).trace(...).jaxpr.jaxpr``.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from experiments.planning.loops import further_operations
+        >>> from experiments.planning.loops import all_operations
         >>> body = lambda h, x: (h @ x, None)
         >>> loop = jax.jit(lambda h, xs: jax.lax.scan(body, h, xs))
         >>> traced = loop.trace(jnp.ones((4, 8)), jnp.ones((10, 8, 8)))
-        >>> further_operations(traced.jaxpr.jaxpr) == 9 * (2 * 4 * 8 * 8)
+        >>> all_operations(traced.jaxpr.jaxpr) == 10 * (2 * 4 * 8 * 8)
         True
     """
-    return _counted(program, repeated=True) - _counted(program, repeated=False)
+    return _counted(_needed(program), repeated=True)
+
+
+def further_operations(program: Jaxpr) -> float:
+    """Returns the operations of all iterations of scans but the first.
+
+    A compiler's cost analysis counts the body of a loop once, for any number of iterations.
+    """
+    needed = _needed(program)
+    return _counted(needed, repeated=True) - _counted(needed, repeated=False)
+
+
+def _needed(program: Jaxpr) -> Jaxpr:
+    """Removes what no output depends on, as compilers do."""
+    return dce_jaxpr(program, [True] * len(program.outvars))[0]
 
 
 def _counted(program: Jaxpr, *, repeated: bool) -> float:
