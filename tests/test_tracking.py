@@ -139,7 +139,7 @@ def test_without_cpus_nothing_is_counted(monkeypatch):
         monkeypatch.setitem(PEAKS, jax.devices()[0].device_kind, 1e9)
         monkeypatch.setattr(jax, "local_devices", missing)
         assert utilisation(trainer, config, data)({SPEED: 1000.0}) == {SPEED: 1000.0}
-        with pytest.raises(UserError, match="JAX_PLATFORMS is .* takes .*,cpu too"):
+        with pytest.raises(UserError, match=r"JAX_PLATFORMS is .* takes .*,cpu too"):
             flops_per_example(trainer, config, data)
 
 
