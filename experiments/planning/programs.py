@@ -1,5 +1,6 @@
 """The programs of a run, and the plan of their costs."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -178,7 +179,7 @@ def on_one_cpu(config: Config, data: Dataset) -> Trainer:
     try:
         cpus = jax.local_devices(backend="cpu")
     except RuntimeError as error:
-        platforms = jax.config.jax_platforms
+        platforms = os.environ.get("JAX_PLATFORMS")
         raise UserError(
             f"JAX_PLATFORMS is {platforms!r}; counting operations takes {platforms},cpu too"
         ) from error
