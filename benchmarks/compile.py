@@ -24,6 +24,8 @@ from nmnc_jax.types import Due
 GOAL = 2.0
 STEPS = 1000
 """Number of steps whose kinds of scheduled work are compiled."""
+REQUIRED = {"nmnc": {"rank": 32}, "kolen_pollack": {"weight_decay": 1e-3}}
+"""Settings without a default."""
 MIRRORED = ("weight_mirror", "feedback_alignment", "kolen_pollack")
 """Methods whose feedback has the form of each layer's weights."""
 COLOURS = {"step": "tab:blue", "with probes": "tab:orange", "with basis update": "tab:red",
@@ -44,7 +46,7 @@ def compile_times(rounds: int) -> list[Row]:
     steppers: dict[str, Stepper] = {}
     for name, method in progress("methods", nmnc_jax.METHODS.items()):
         apply_fn = mirror_layers(model.apply) if name in MIRRORED else model.apply
-        steppers[name] = Stepper(method(apply_fn, loss_fn), params, batch)
+        steppers[name] = Stepper(method(apply_fn, loss_fn, **REQUIRED.get(name, {})), params, batch)
     programs = {
         (name, kind(due)): (stepper, due)
         for name, stepper in steppers.items()
