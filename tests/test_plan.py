@@ -69,14 +69,27 @@ def test_collectives_are_counted_by_kind_and_bytes(kind, size):
     assert cost.argument_bytes == 4 * 64 * 16 // 8
 
 
-def test_operations_of_a_program_for_one_cpu_are_divided_over_the_devices():
+def test_operations_of_a_traced_program_are_those_of_all_devices():
     """So they are counted for GPUs, whose compiler does not count convolutions."""
     divided = divided_program("all-reduce")
-    shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in divided.arguments]
-    on_cpu = divided._replace(arguments=tuple(shapes))
-    costs = compile_cost(divided, on_cpu), compile_cost(divided)
     product = 2 * 64 * 16 * 16 / 8
-    np.testing.assert_allclose([cost.flops for cost in costs], product, rtol=0.1)
+    found = [operations(divided) / 8, compile_cost(divided).flops]
+    np.testing.assert_allclose(found, product, rtol=0.1)
+
+
+def test_a_loop_on_each_device_counts_on_all_of_them():
+    rows = divided_program("all-reduce").arguments[0]
+
+    def power(x):
+        return jax.lax.scan(lambda h, _: (h @ h.T @ h, None), x, length=5)[0]
+
+    spec = PartitionSpec("data")
+    each = jax.jit(jax.shard_map(power, mesh=rows.sharding.mesh, in_specs=spec, out_specs=spec))
+    program = Program("", NOTHING, each, (rows,), {})
+    # Transposing counts the rest.
+    product = 5 * 2 * (2 * 8 * 8 * 16)
+    found = [operations(program) / 8, compile_cost(program).flops]
+    np.testing.assert_allclose(found, product, rtol=0.05)
 
 
 def test_every_iteration_of_a_loop_counts():

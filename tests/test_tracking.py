@@ -126,10 +126,10 @@ def test_utilisation_is_the_operations_of_the_network_over_the_peak(monkeypatch)
     assert trainer.step._cache_size() == 0
 
 
-def test_without_cpus_nothing_is_counted(monkeypatch):
+def test_counting_needs_no_cpus(monkeypatch):
     """On a host where JAX_PLATFORMS names only its TPUs."""
 
-    def missing(**_):
+    def missing(*_, **__):
         raise RuntimeError("Unknown backend cpu")
 
     config = run_on("digits", **SMALL, estimator="backprop")
@@ -137,10 +137,11 @@ def test_without_cpus_nothing_is_counted(monkeypatch):
         data = load(config)
         trainer = make_trainer(config, data)
         monkeypatch.setitem(PEAKS, jax.devices()[0].device_kind, 1e9)
+        expected = utilisation(trainer, config, data)({SPEED: 1000.0})
         monkeypatch.setattr(jax, "local_devices", missing)
-        assert utilisation(trainer, config, data)({SPEED: 1000.0}) == {SPEED: 1000.0}
-        with pytest.raises(UserError, match=r"JAX_PLATFORMS is .* takes .*,cpu too"):
-            flops_per_example(trainer, config, data)
+        monkeypatch.setattr(jax, "devices", missing)
+        assert utilisation(trainer, config, data)({SPEED: 1000.0}) == expected
+    assert expected[UTILISATION] > 0
 
 
 def test_the_schedule_weighs_its_steps():

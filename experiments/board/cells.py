@@ -15,8 +15,8 @@ from experiments.data import Dataset, load
 from experiments.errors import Diverged, UserError
 from experiments.files import read_object, write_json
 from experiments.methods import TABLE, checked, forward_passes
-from experiments.planning.compiled import Cost, Program
-from experiments.planning.programs import NOTHING, compiled_costs, scheduled, step_program
+from experiments.planning.compiled import Cost, compile_cost
+from experiments.planning.programs import NOTHING, scheduled, step_program
 from experiments.training.loop import through_training, train
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.state import NoiseCorrelationState
@@ -129,8 +129,8 @@ class Cell(NamedTuple):
         def measured() -> Row:
             trainer, baseline = (make_trainer(each, self.data) for each in (config, plain))
             shares = scheduled(trainer, config)
-            programs = _compiled(trainer, config, self.data, shares)
-            (of_backprop,) = _compiled(baseline, plain, self.data, [NOTHING])
+            programs = [_compiled(trainer, config, self.data, due) for due in shares]
+            of_backprop = _compiled(baseline, plain, self.data, NOTHING)
             seconds, _ = step_times(trainer, config, self.data, shares, rounds=10)
             plainly, _ = step_times(baseline, plain, self.data, [NOTHING], rounds=10)
 
@@ -176,12 +176,10 @@ def _trained_and_measured(config: Config, data: Dataset, trainer: Trainer) -> Ro
     }
 
 
-def _compiled(trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due]) -> list[Cost]:
-    def steps(trainer: Trainer) -> Iterator[Program]:
-        return (step_program(trainer, config, data, due) for due in dues)
-
-    found = list(compiled_costs(trainer, config, data, steps))
-    return [cost for cost in found if isinstance(cost, Cost)]
+def _compiled(trainer: Trainer, config: Config, data: Dataset, due: Due) -> Cost:
+    found = compile_cost(step_program(trainer, config, data, due))
+    assert isinstance(found, Cost)
+    return found
 
 
 @lru_cache(maxsize=2)

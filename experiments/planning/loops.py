@@ -10,7 +10,7 @@ from nmnc_jax.dependence import inner_traces
 
 
 def all_operations(program: Jaxpr) -> float:
-    """Returns the floating-point operations of a traced program.
+    """Returns the floating-point operations of a traced program, on all devices together.
 
     Products of matrices and convolutions count their products and sums, and every other operation
     counts its outputs. What no output depends on does not count, nor do factorisations. A loop
@@ -53,6 +53,9 @@ def _counted(program: Jaxpr, *, repeated: bool) -> float:
             total += _one(equation)
         elif equation.primitive.name == "cond":
             total += max(inner)
+        elif equation.primitive.name == "shard_map":
+            # Its body has the shapes of one device's part.
+            total += sum(inner) * equation.params["mesh"].size
         else:
             times = equation.params["length"] if equation.primitive.name == "scan" else 1
             total += sum(inner) * (times if repeated else 1)

@@ -1,8 +1,7 @@
 """The programs of a run, and the plan of their costs."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 from experiments.analysis.cost import program_times
 from experiments.configuration import Config
 from experiments.data import Dataset
-from experiments.errors import UserError
 from experiments.planning.compiled import Cost, Program, TooLarge, compile_cost
 from experiments.planning.topology import Topology
 from experiments.training.measuring import CHUNK
@@ -20,7 +18,6 @@ from experiments.training.network import refusals
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.types import Due
 
-Programs = Callable[[Trainer], Iterable[Program]]
 NOTHING = Due(probe=False, move=False)
 
 
@@ -112,29 +109,21 @@ def plan(
     devices = make_devices(config, topology.devices)
     devices.rows(config.run.batch)  # Raises an error for a batch that does not divide.
 
-    def costs(trainer: Trainer, config: Config, make: Programs) -> list[Cost | TooLarge]:
-        found = []
-        with refusals(config):
-            for cost in compiled_costs(trainer, config, data, make):
-                report(cost)
-                found.append(cost)
+    def cost(program: Program) -> Cost | TooLarge:
+        found = compile_cost(program)
+        report(found)
         return found
-
-    def of_run(trainer: Trainer) -> Iterator[Program]:
-        for due in shares:
-            yield step_program(trainer, config, data, due)
-        yield first_program(trainer, config, data)
-        yield test_program(trainer, data)
-
-    def of_backprop(trainer: Trainer) -> Iterator[Program]:
-        yield step_program(trainer, plain, data, NOTHING)._replace(name="backprop")
 
     plain = config.replace(estimator="backprop")
     baseline = make_trainer(plain, data, devices)
-    (backprop,) = costs(baseline, plain, of_backprop)
+    with refusals(plain):
+        backprop = cost(step_program(baseline, plain, data, NOTHING)._replace(name="backprop"))
     trainer = make_trainer(config, data, devices)
     shares = scheduled(trainer, config)
-    *steps, init, evaluation = costs(trainer, config, of_run)
+    with refusals(config):
+        steps = [cost(step_program(trainer, config, data, due)) for due in shares]
+        init = cost(first_program(trainer, config, data))
+        evaluation = cost(test_program(trainer, data))
     planned = Plan(
         topology, devices.mesh.size, steps, list(shares.values()), init, evaluation, backprop
     )
@@ -148,43 +137,6 @@ def plan(
         evaluation=_timed(evaluation, test),
         backprop=_timed(backprop, plainly[NOTHING]),
     )
-
-
-def compiled_costs(
-    trainer: Trainer, config: Config, data: Dataset, make: Programs
-) -> Iterator[Cost | TooLarge]:
-    """Compiles programs of a run, one at a time.
-
-    The compiler for GPUs does not count convolutions, which a library computes (it counts 1/84 of a
-    step of ResNet-18), so that the operations of the same programs for one CPU are counted.
-
-    Args:
-        trainer: the functions of the run.
-        config: the configuration of the run.
-        data: the data set, or one with the same shapes.
-        make: function from a trainer to programs.
-    """
-    if trainer.devices.mesh.devices.flat[0].platform != "gpu":
-        yield from map(compile_cost, make(trainer))
-        return
-    yield from map(compile_cost, make(trainer), make(on_one_cpu(config, data)))
-
-
-def on_one_cpu(config: Config, data: Dataset) -> Trainer:
-    """Returns the functions of the run on one CPU, whose operations are counted.
-
-    Raises:
-        UserError: if JAX does not use CPUs.
-    """
-    try:
-        cpus = jax.local_devices(backend="cpu")
-    except RuntimeError as error:
-        platforms = os.environ.get("JAX_PLATFORMS")
-        raise UserError(
-            f"JAX_PLATFORMS is {platforms!r}; counting operations takes {platforms},cpu too"
-        ) from error
-    one = config.replace(devices=1)
-    return make_trainer(one, data, make_devices(one, cpus[:1]))
 
 
 def scheduled(trainer: Trainer, config: Config) -> dict[Due, float]:

@@ -1,6 +1,5 @@
 """The share of a chip's published speed that a run reaches."""
 
-import contextlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -9,9 +8,8 @@ import numpy as np
 
 from experiments.configuration import Config
 from experiments.data import Dataset
-from experiments.errors import UserError
 from experiments.planning.compiled import operations
-from experiments.planning.programs import on_one_cpu, scheduled, step_program
+from experiments.planning.programs import scheduled, step_program
 from experiments.planning.topology import PEAKS
 from experiments.training.loop import SPEED, UTILISATION
 from experiments.training.trainer import Trainer
@@ -24,31 +22,26 @@ def utilisation(
 
     The peak is that of bfloat16, whatever the precision. The operations are those of the run's own
     step, in the mean over its schedule. They are counted at the first such measurement, without
-    compiling anything. Nothing is added if the chip's peak is not known, or if JAX does not use
-    CPUs, for which operations are counted.
+    compiling anything. Nothing is added if the chip's peak is not known.
     """
     peak = PEAKS.get(trainer.devices.mesh.devices.flat[0].device_kind)
 
     @cache
-    def counted() -> float | None:
-        with contextlib.suppress(UserError):
-            return flops_per_example(trainer, config, data)
-        return None
+    def counted() -> float:
+        return flops_per_example(trainer, config, data)
 
     def add(record: dict[str, Any]) -> dict[str, Any]:
-        flops = counted() if peak is not None and SPEED in record else None
-        if peak is None or flops is None:
+        if peak is None or SPEED not in record:
             return record
-        return record | {UTILISATION: record[SPEED] * flops / peak}
+        return record | {UTILISATION: record[SPEED] * counted() / peak}
 
     return add
 
 
 def flops_per_example(trainer: Trainer, config: Config, data: Dataset) -> float:
     """Returns the operations of a step per example of its batch, in the mean over the schedule."""
-    counting = on_one_cpu(config, data)
     shares = scheduled(trainer, config)
-    of_steps = [operations(step_program(counting, config, data, due)) for due in shares]
+    of_steps = [operations(step_program(trainer, config, data, due)) for due in shares]
     return float(np.dot(list(shares.values()), of_steps)) / config.run.batch
 
 
