@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 import nmnc_jax
 from benchmarks.common import Row, median_interval, parse, print_table, progress, save, write_table
-from benchmarks.throughput import Stepper, loss_fn, problem
+from benchmarks.networks import loss_fn
+from benchmarks.stepper import Stepper, problem
 from nmnc_jax.linen import mirror_layers
 from nmnc_jax.models import ConvNet
 from nmnc_jax.types import Due

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 import nmnc_jax
 from benchmarks.common import Row, bootstrap, parse, print_table, save, write_table
-from benchmarks.throughput import loss_fn, strided_network
+from benchmarks.networks import loss_fn
+from benchmarks.stepper import strided_network
 from experiments.data import batches
 from experiments.data.embedded import load_embedded
 from nmnc_jax import (

@@ -9,9 +9,6 @@ set and are decoded while the step runs.
 """
 
 import argparse
-import re
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +29,14 @@ from benchmarks.common import (
     save,
     write_table,
 )
-from benchmarks.throughput import Stepper, loss_fn
+from benchmarks.images import CLASSES, fake_images, real_images
+from benchmarks.networks import loss_fn
+from benchmarks.stepper import Stepper
+from benchmarks.trace import trace
 from nmnc_jax import Estimator, Probe, Subspace, isotropic, no_tap, pca, random_subspace
 from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import AlexNet, resnet18
 
-SIDE = 224
-CLASSES = 1000
 Maker = Callable[[Any], Estimator]
 
 
@@ -167,33 +165,6 @@ def basis_update(name: str, units: int, options: argparse.Namespace, backprop: S
     }
 
 
-def trace(function: Callable[[], Any]) -> list[Row]:
-    """Returns the time of one call by kind of operation, largest first."""
-    jax.block_until_ready(function())
-    with tempfile.TemporaryDirectory() as directory:
-        with jax.profiler.trace(directory):
-            jax.block_until_ready(function())
-        (path,) = Path(directory).rglob("*.xplane.pb")
-        profile = jax.profiler.ProfileData.from_file(str(path))
-    spent: Counter[str] = Counter()
-    device = any(plane.name.startswith("/device:") for plane in profile.planes)
-    for plane in profile.planes:
-        if plane.name.startswith("/device:") != device:
-            continue
-        for line in plane.lines:
-            if not device and "XLA" not in line.name:
-                continue
-            for event in line.events:
-                # Leave out events of threads and executors, which contain other events.
-                if re.fullmatch(r"[a-z][\w.-]*", event.name):
-                    spent[re.sub(r"(_kernel)?[._\d]*$", "", event.name)] += event.duration_ns
-    total = sum(spent.values())
-    return [
-        {"operation": kind, "share": time / total, "milliseconds": time / 1e6}
-        for kind, time in spent.most_common(8)
-    ]
-
-
 def _step_of(estimator: Estimator) -> Any:
     """Compiles one step without an optimiser, to count its operations."""
 
@@ -208,28 +179,6 @@ def _step_of(estimator: Estimator) -> Any:
 
 def _flops(compiled: Any) -> float:
     return float(compiled.cost_analysis()["flops"])
-
-
-def fake_images(batch: int, seed: int) -> Iterator[Any]:
-    """Yields the same random images without end; the content does not affect the cost."""
-    pixels, labels = jax.random.split(jax.random.key(seed))
-    made = (
-        jax.random.normal(pixels, (batch, SIDE, SIDE, 3)),
-        jax.random.randint(labels, (batch,), 0, CLASSES),
-    )
-    while True:
-        yield made
-
-
-def real_images(batch: int, seed: int, data_dir: Path) -> Iterator[Any]:
-    """Yields training images of the prepared data set."""
-    from experiments.data.imagenet import load_imagenet
-
-    data = load_imagenet(data_dir, validation=False)
-    normalise = jax.jit(data.normalise)
-    rows = np.arange(batch)
-    for inputs, targets in data.train_batches(batch, seed, steps=range(1_000_000), rows=rows):
-        yield normalise(jnp.asarray(inputs)), jnp.asarray(targets)
 
 
 def main() -> None:

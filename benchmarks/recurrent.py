@@ -27,7 +27,7 @@ from benchmarks.common import (
     save,
     write_table,
 )
-from benchmarks.throughput import Stepper
+from benchmarks.stepper import Stepper
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.diagnostics import exact_gradient
 from nmnc_jax.models import LeakyRNN

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from benchmarks import linear
 from benchmarks.common import (
     Row,
-    bootstrap,
     double,
     parse,
     print_table,
@@ -25,6 +24,7 @@ from benchmarks.common import (
     save,
     write_table,
 )
+from benchmarks.estimates import bias_and_variance
 from benchmarks.networks import Trained, correlation, loss_fn, train
 from experiments.data.embedded import load_embedded
 from nmnc_jax import direct_feedback_alignment, weight_perturbation
@@ -160,43 +160,14 @@ def _along_training(trained: Trained, estimator: Any, replicates: int, seed: int
         keys = jax.random.split(key, replicates)
         drawn = np.asarray(draw_many(keys, params, trained.batch, state), np.float64)
         exact = exact_gradient(trained.apply_fn, loss_fn, params, trained.batch)
-        rows.append({"stage": stage, **_statistics(drawn, np.asarray(_flat(exact), np.float64))})
+        rows.append(
+            {"stage": stage, **bias_and_variance(drawn, np.asarray(_flat(exact), np.float64))}
+        )
     return rows
 
 
 def _flat(tree: Any) -> jax.Array:
     return jax.numpy.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
-
-
-def _statistics(drawn: np.ndarray, exact: np.ndarray) -> Row:
-    """Returns bias and variance over the exact squared norm, cosine and signal-to-noise ratio.
-
-    All are functions of inner products, so that the bootstrap resamples a Gram matrix.
-    """
-    size = exact @ exact
-    gram, along = drawn @ drawn.T / size, drawn @ exact / size
-    count = len(drawn)
-
-    def moments(index: np.ndarray) -> tuple[float, float]:
-        weights = np.bincount(index, minlength=count) / count
-        inner = weights @ gram @ weights
-        square = gram[index, index].mean()
-        variance = (square - inner) * count / (count - 1)
-        return inner - 2 * along[index].mean() + 1 - variance / count, variance
-
-    everything = np.arange(count)
-    bias, variance = moments(everything)
-    cosines = along / np.sqrt(np.diag(gram))
-    row: Row = {"bias": bias, "variance": variance, "cosine": cosines.mean()}
-    for place, name in enumerate(("bias", "variance")):
-        low, high = bootstrap(
-            everything, lambda index, place=place: np.asarray(moments(index)[place])
-        )
-        row |= {f"{name}_low": low, f"{name}_high": high}
-    row["cosine_low"], row["cosine_high"] = bootstrap(cosines, np.mean)
-    mean_square = gram.mean() - variance / count
-    row["signal_to_noise"] = mean_square / max(variance, 1e-30)
-    return row
 
 
 def draw(rows: list[Row], real: list[Row]) -> Figure:
