@@ -56,6 +56,26 @@ def test_every_optimiser_decays_weights_alone(name):
     assert np.abs(updates["bias"]).max() < 1e-6
 
 
+@pytest.mark.parametrize("name", ["adamw", "nadamw", "lion"])
+def test_a_decay_of_zero_is_none(name):
+    """These decay by default in Optax."""
+    none = jax.tree.map(np.zeros_like, PARAMS)
+    optimiser = build_optimiser(config_of(optimiser=name))
+    updates, _ = optimiser.update(none, optimiser.init(PARAMS), PARAMS)
+    assert all((update == 0).all() for update in jax.tree.leaves(updates))
+
+
+def test_biases_of_attention_do_not_decay():
+    """They have two axes, heads and width."""
+    shapes = {"kernel": (4, 2, 2), "bias": (2, 2)}
+    params = {"query": {name: np.ones(shape, np.float32) for name, shape in shapes.items()}}
+    optimiser = build_optimiser(config_of(optimiser="sgd", weight_decay=0.1))
+    none = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimiser.update(none, optimiser.init(params), params)
+    assert (updates["query"]["bias"] == 0).all()
+    assert (updates["query"]["kernel"] < 0).all()
+
+
 def test_a_large_gradient_is_clipped_before_all_else():
     optimiser = build_optimiser(config_of(optimiser="sgd", clip_norm=1.0, schedule="constant"))
     large = jax.tree.map(lambda leaf: 100 * leaf, GRADIENTS)
@@ -144,6 +164,7 @@ def test_augmented_images_are_shifted_and_mirrored_alike_wherever_they_are_read(
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"average": 1.0}, "average is 1.0"),
         ({"accumulate": 0}, "accumulate is 0"),
+        ({"accumulate": 91}, "accumulate is 91; it takes at most the 90 steps of the run"),
         ({"augment": True}, "augment is True; digits takes False"),
     ],
 )

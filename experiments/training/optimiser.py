@@ -23,10 +23,10 @@ DROPS = (1 / 3, 2 / 3, 8 / 9)
 def build_optimiser(config: Config) -> optax.GradientTransformation:
     """Builds the optimiser that a configuration describes.
 
-    Weight decay applies to parameters with at least two axes, and so not to biases and the
-    parameters of normalisations. An optimiser with an argument for weight decay is given it; for
-    others it is added to the gradient. If the method requires it, weights also lose a constant
-    share in each update.
+    Weight decay applies to parameters with at least two axes that are not named "bias", and so not
+    to biases and the parameters of normalisations. An optimiser with an argument for weight decay
+    is given it; for others it is added to the gradient. If the method requires it, weights also
+    lose a constant share in each update.
 
     Raises:
         UserError: if the function of Optax does not take a setting.
@@ -42,7 +42,8 @@ def build_optimiser(config: Config) -> optax.GradientTransformation:
     if chosen.clip_norm is not None:
         before.append(optax.clip_by_global_norm(chosen.clip_norm))
     masks = [name for name in ("mask", "weight_decay_mask") if name in takes]
-    if chosen.weight_decay and "weight_decay" in takes and masks:
+    if "weight_decay" in takes and masks:
+        # Also where it is 0, because Optax's default may be another number.
         settings |= {"weight_decay": chosen.weight_decay, masks[0]: _decays}
     elif chosen.weight_decay:
         before.append(optax.add_decayed_weights(chosen.weight_decay, mask=_decays))
@@ -65,10 +66,12 @@ def learning_rate_of(config: Config) -> optax.Schedule:
     """Returns the learning rate by update: a linear warm-up to its peak, then the schedule.
 
     Raises:
-        UserError: if the warm-up is as long as the run.
+        UserError: if the run makes no update, or if the warm-up is as long as the run.
     """
     chosen = config.optimiser
     updates, peak = config.run.steps // chosen.accumulate, chosen.learning_rate
+    if not updates:
+        chosen.refuse("accumulate", f"it takes at most the {config.run.steps} steps of the run")
     after = updates - chosen.warmup
     if after < 1:
         raise UserError(f"warmup is {chosen.warmup}; it takes fewer than the {updates} updates")
@@ -108,7 +111,12 @@ def training_loss(config: Config, data: Dataset) -> LossFn:
 
 
 def _decays(params: Params) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """Returns whether each parameter decays; the biases of attention have an axis of heads."""
+
+    def decays(path: Any, leaf: Array) -> bool:
+        return leaf.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) != "bias"
+
+    return jax.tree.map_with_path(decays, params)
 
 
 def _settings(chosen: Optimiser, takes: list[str]) -> dict[str, Any]:
