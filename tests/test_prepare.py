@@ -16,6 +16,7 @@ from experiments.data import load
 from experiments.data.builders import LABELS, tfds
 from experiments.data.extracted import open_extracted
 from experiments.data.imagenet import VALIDATION_LABELS, crop_at_random, crop_centre, load_imagenet
+from experiments.data.labels import kaggle_labels
 from experiments.errors import UserError
 from tests.cases import run_on
 from tests.test_checkpoints import last_network, without_time
@@ -281,7 +282,8 @@ def test_a_flat_folder_takes_its_classes_from_the_development_kit(tmp_path):
     kit = tmp_path / "ILSVRC2012_devkit_t12" / "data"
     kit.mkdir(parents=True)
     truth = kit / "ILSVRC2012_validation_ground_truth.txt"
-    truth.write_text("3\n1\n2\n1\n")
+    rest = "1\n" * 49_996
+    truth.write_text("3\n1\n2\n1\n" + rest)
     with pytest.raises(UserError, match=r"meta\.mat, which is missing beside it"):
         open_extracted(tmp_path)
     synsets = np.zeros(3, [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")])
@@ -290,8 +292,51 @@ def test_a_flat_folder_takes_its_classes_from_the_development_kit(tmp_path):
     savemat(kit / "meta.mat", {"synsets": synsets[:, None]})
     found = open_extracted(tmp_path)
     assert [found.classes[label] for label in found.test.labels] == ["n02", "n03", "n01", "n03"]
-    truth.write_text("3\n1\n4\n1\n")
-    with pytest.raises(UserError, match=r"line 3 of .* is 4, which meta\.mat lacks"):
+    for line in ("4", "", "1 1"):
+        truth.write_text(f"3\n1\n{line}\n1\n{rest}")
+        with pytest.raises(UserError, match=f"line 3 of .* is '{line}', which meta.mat lacks"):
+            open_extracted(tmp_path)
+    truth.write_text("3\n1\n1\n" + rest)
+    with pytest.raises(UserError, match="has 49999 lines; the kit's has 50000"):
+        open_extracted(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("ImageId,PredictionString\nfirst,a 1 2 3 4\nsecond,\n", "names no class of 'second'"),
+        ("ImageId,PredictionString\nsecond\n", "names no class of 'second'"),
+        ("ImageId,Class\nfirst,a\n", "has no columns ImageId and PredictionString"),
+        ("ImageId,PredictionString\nfirst,\udcff\n", "LOC_val_solution.csv cannot be read"),
+    ],
+)
+def test_a_damaged_table_of_classes_is_named(table, message, tmp_path):
+    (tmp_path / "LOC_val_solution.csv").write_bytes(table.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=message):
+        kaggle_labels(tmp_path, tmp_path)
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path):
+    """With a byte order mark and the ends of lines of another system."""
+    table = "ImageId,PredictionString\r\nfirst,a 1 2 3 4\r\n"
+    (tmp_path / "LOC_val_solution.csv").write_bytes(table.encode("utf-8-sig"))
+    assert kaggle_labels(tmp_path, tmp_path) == {"first": "a"}
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_nothing_beside_the_folders_of_classes_is_left_out(part, tmp_path):
+    for folder in ("train/a", "val/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.jpg").write_bytes(b"")
+    (tmp_path / part / "notes.txt").write_text("is no image")
+    assert len(open_extracted(tmp_path).test) == 1
+    image, link = tmp_path / part / "1.jpg", tmp_path / part / "b"
+    image.write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{part}/1.jpg is not a folder of a class; it takes"):
+        open_extracted(tmp_path)
+    image.unlink()
+    link.symlink_to(tmp_path / "missing")
+    with pytest.raises(UserError, match=rf"{part}/b is not a folder of a class; it takes"):
         open_extracted(tmp_path)
 
 
@@ -304,12 +349,15 @@ def test_damaged_images_are_named_or_left_out_and_listed(tmp_path, capsys):
     damaged.write_bytes(damaged.read_bytes()[:-300])
     with pytest.raises(UserError, match=rf"{damaged.name} cannot be read.*--skip-damaged"):
         run("imagenet2012", folder, tmp_path / "prepared")
+    link = damaged.with_name("link_1.JPEG")
+    link.symlink_to(tmp_path / "missing")
     run("imagenet2012", folder, tmp_path / "prepared", "--skip-damaged")
-    assert "left out 1 images that cannot be read, listed in" in capsys.readouterr().out
+    assert "left out 2 images that cannot be read, listed in" in capsys.readouterr().out
     listed = tmp_path / "prepared" / "imagenet2012" / "5.1.0.damaged.txt"
     assert damaged.name in listed.read_text()
+    assert link.name in listed.read_text()
     whole = sum(1 for _ in (folder / "train").glob("*/*"))
-    assert load_imagenet(tmp_path / "prepared", validation=False).train_size == whole - 1
+    assert load_imagenet(tmp_path / "prepared", validation=False).train_size == whole - 2
 
 
 def test_crops_are_parts_of_the_image():

@@ -36,9 +36,13 @@ class Files(Sequence[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, place: Any) -> Any:
-        path = self.root / os.fsdecode(self.names[int(place)])
+        path = self.path(place)
         content = read_file(path, readable(path))
         return {"image": content, "label": self.labels[int(place)], "file": str(path)}
+
+    def path(self, place: Any) -> Path:
+        """Returns the path of an image."""
+        return self.root / os.fsdecode(self.names[int(place)])
 
 
 class Extracted(NamedTuple):
@@ -67,7 +71,7 @@ def open_extracted(path: Path, official_labels: Sequence[str] = ()) -> Extracted
         UserError: if folders, classes or images are missing or do not fit.
     """
     root = _root(path)
-    classes = sorted(entry.name for entry in _entries(root / "train") if entry.is_dir())
+    classes = _class_folders(root / "train")
     if not classes:
         raise UserError(f"{readable(root / 'train')} has no folder of a class; it takes {LAYOUT}")
     numbers = {name: number for number, name in enumerate(classes)}
@@ -109,17 +113,30 @@ def _images(path: Path) -> Iterator[str]:
             yield entry.name
 
 
+def _class_folders(path: Path) -> list[str]:
+    """Returns the folders of classes, sorted.
+
+    Raises:
+        UserError: if an image is beside them, or a link to nothing, which would be left out.
+    """
+    names = []
+    for entry in _entries(path):
+        if entry.is_dir():
+            names.append(entry.name)
+        elif is_picture(entry.name) or not entry.is_file():
+            raise UserError(f"{readable(entry.path)} is not a folder of a class; it takes {LAYOUT}")
+    return names
+
+
 def _in_classes(path: Path, numbers: dict[str, int]) -> Files:
     names: list[str] = []
     labels: list[int] = []
-    for entry in _entries(path):
-        if not entry.is_dir():
-            continue
-        if entry.name not in numbers:
-            raise UserError(f"{readable(path)} has class {entry.name!r}, which train/ lacks")
-        inside = [f"{entry.name}/{name}" for name in _images(path / entry.name)]
+    for folder in _class_folders(path):
+        if folder not in numbers:
+            raise UserError(f"{readable(path)} has class {folder!r}, which train/ lacks")
+        inside = [f"{folder}/{name}" for name in _images(path / folder)]
         names += inside
-        labels += [numbers[entry.name]] * len(inside)
+        labels += [numbers[folder]] * len(inside)
     return Files(names, labels, path)
 
 

@@ -12,6 +12,7 @@ from experiments.errors import UserError, in_one_line
 KAGGLE = "LOC_val_solution.csv"
 KIT = "ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = "meta.mat"
+KIT_LINES = 50_000
 KIT_FOLDERS = ("", "data", "ILSVRC2012_devkit_t12/data")
 """Folders of the development kit's files."""
 
@@ -27,17 +28,28 @@ def kaggle_labels(path: Path, root: Path) -> dict[str, str]:
         The class of each validation image, by its name without suffix; empty without a table.
 
     Raises:
-        UserError: if the table has other columns.
+        UserError: if the table cannot be read, has other columns, or lacks a class.
     """
     for place in _places(path, root):
         table = place / KAGGLE
         if table.is_file():
-            with table.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
-                raise UserError(f"{readable(table)} has no columns ImageId and PredictionString")
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+            return _kaggle_labels(table)
     return {}
+
+
+def _kaggle_labels(table: Path) -> dict[str, str]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{readable(table)} cannot be read: {in_one_line(error)}") from error
+    if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
+        raise UserError(f"{readable(table)} has no columns ImageId and PredictionString")
+    labels = {row["ImageId"]: (row["PredictionString"] or "").split()[:1] for row in rows}
+    for image, label in labels.items():
+        if not label:
+            raise UserError(f"{readable(table)} names no class of {image!r}")
+    return {image: label for image, (label,) in labels.items()}
 
 
 def kit_labels(path: Path, root: Path) -> list[str]:
@@ -51,7 +63,8 @@ def kit_labels(path: Path, root: Path) -> list[str]:
         The class of each validation image, by its number; empty without the file.
 
     Raises:
-        UserError: if meta.mat is missing, or if one of the files cannot be read.
+        UserError: if meta.mat is missing, if one of the files cannot be read, or if there is not
+            one class in each of the kit's lines.
     """
     for place in _places(path, root):
         for folder in KIT_FOLDERS:
@@ -73,16 +86,19 @@ def _kit_labels(table: Path) -> list[str]:
     try:
         synsets = np.atleast_1d(loadmat(meta, squeeze_me=True)["synsets"])
         names = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
-        numbers = list(map(int, table.read_text().split()))
+        lines = table.read_text().rstrip().splitlines()
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"{readable(table)} and {SYNSETS} cannot be read as the development kit's: "
             f"{in_one_line(error)}"
         ) from error
-    for line, number in enumerate(numbers, 1):
-        if number not in names:
-            raise UserError(f"line {line} of {readable(table)} is {number}, which {SYNSETS} lacks")
-    return [names[number] for number in numbers]
+    # A line that is missing would give every later image the class of another one.
+    if len(lines) != KIT_LINES:
+        raise UserError(f"{readable(table)} has {len(lines)} lines; the kit's has {KIT_LINES}")
+    for line, text in enumerate(lines, 1):
+        if not text.strip().isdecimal() or int(text) not in names:
+            raise UserError(f"line {line} of {readable(table)} is {text!r}, which {SYNSETS} lacks")
+    return [names[int(text)] for text in lines]
 
 
 def _places(path: Path, root: Path) -> Iterator[Path]:
