@@ -19,10 +19,13 @@ from experiments.data.archives import members
 from experiments.data.damage import Damage
 from experiments.data.extracted import Extracted, Files
 from experiments.data.imagenet import official_labels
+from experiments.data.listing import read_file, readable
 from experiments.data.pictures import colours, opened
 from experiments.errors import UserError
 
 Records = Iterator[tuple[Any, dict[str, Any]]]
+Images = Iterator[tuple[str, str, Callable[[], bytes]]]
+"""File name, class and a function that reads the content, of each image."""
 CIFAR10_FOLDER = "cifar-10-batches-bin"
 LABELS = "datasets/imagenet2012/labels.txt"
 
@@ -122,23 +125,23 @@ with registered.skip_registration():
             train, validation = map(self._generate_examples, images)
             return {"train": train, "validation": validation}
 
-        def _generate_examples(self, images: Iterator[tuple[str, str, bytes]]) -> Records:
-            for name, label, content in images:
+        def _generate_examples(self, images: Images) -> Records:
+            for name, label, read in images:
                 self._counted()
-                found = self._damage.attempt(name, partial(as_jpeg, content, name))
+                found = self._damage.attempt(name, partial(as_jpeg, read, name))
                 if found is not None:
                     yield name, {"image": io.BytesIO(found), "label": label, "file_name": name}
 
 
-def _files(files: Files, classes: list[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Yields file name, class and content of each extracted image."""
+def _files(files: Files, classes: list[str]) -> Images:
+    """Yields the extracted images."""
     names = set()
-    for record in files:
-        name = Path(record["file"]).name
-        if name in names:
-            raise UserError(f"two images are named {name!r}; imagenet2012's names are unique")
-        names.add(name)
-        yield name, classes[record["label"]], record["image"]
+    for place, label in enumerate(files.labels):
+        path = files.path(place)
+        if path.name in names:
+            raise UserError(f"two images are named {path.name!r}; imagenet2012's names are unique")
+        names.add(path.name)
+        yield path.name, classes[label], partial(read_file, path, readable(path))
 
 
 def _file(files: dict[str, bytes], name: str) -> bytes:
@@ -149,30 +152,31 @@ def _file(files: dict[str, bytes], name: str) -> bytes:
     return files[path]
 
 
-def _training_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Yields file name, class and content of each image of an archive of one archive per class."""
+def _training_images(archive: Path) -> Images:
+    """Yields the images of an archive of one archive per class."""
     for name, inner in members(archive, archive.name):
         for image, content in members(io.BytesIO(inner), f"{name} in {archive.name}"):
-            yield image, name.removesuffix(".tar"), content
+            yield image, name.removesuffix(".tar"), partial(bytes, content)
 
 
-def _validation_images(archive: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Yields the same for the validation images, whose labels are listed by their numbers."""
+def _validation_images(archive: Path) -> Images:
+    """Yields the validation images, whose labels are listed by their numbers."""
     labels = official_labels()
     for name, content in members(archive, archive.name):
         # ILSVRC2012_val_00000001.JPEG
         number = name.removesuffix(".JPEG").rpartition("_")[2]
         if not (number.isdecimal() and 1 <= int(number) <= len(labels)):
             raise UserError(f"{archive.name} holds {name!r}, which is no validation image")
-        yield name, labels[int(number) - 1], content
+        yield name, labels[int(number) - 1], partial(bytes, content)
 
 
-def as_jpeg(content: bytes, name: str) -> bytes:
-    """Returns an image as RGB or grey JPEG; one image of ImageNet is a PNG, and some are CMYK.
+def as_jpeg(read: Callable[[], bytes], name: str) -> bytes:
+    """Reads an image as RGB or grey JPEG; one image of ImageNet is a PNG, and some are CMYK.
 
     Raises:
         Unreadable: if the image is damaged.
     """
+    content = read()
     with opened(content, name) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
             # Decoding at an eighth of the size reads the whole file and finds damage quickly.
