@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from importlib import metadata
 
 import jax
@@ -65,10 +66,20 @@ def test_a_stopped_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, ca
     arguments, step = [*ARGUMENTS, "--estimator", "nmnc"], 5
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     train.main([*arguments, "--out", str(straight)])
+    handlers, seal = set(), Checkpoints._list_files
+
+    def sealed(checkpoints):
+        time.sleep(0.05)
+        handlers.add(signal.getsignal(signal.SIGTERM))
+        seal(checkpoints)
+
     with monkeypatch.context() as patch:
         stop_at(step, patch)
+        patch.setattr(Checkpoints, "_list_files", sealed)
         with pytest.raises(Stopped, match=f"stopped at step {step}"):
             train.main([*arguments, "--out", str(stopped), "--resume"])
+    # A second SIGTERM does not end the process before the checkpoint is written.
+    assert signal.SIG_DFL not in handlers
     assert not (stopped / "summary.json").exists()
     assert "step 4/12" in capsys.readouterr().out
     train.main([*arguments, "--out", str(stopped), "--resume"])

@@ -47,11 +47,11 @@ class Checkpoints:
 
     def save(self, step: int, tree: Any) -> None:
         """Starts writing a checkpoint; the tree's arrays may be donated when it has returned."""
-        self._wait()
+        self.wait()
         self._manager.save(step, args=ocp.args.StandardSave(_named(tree)), force=True)
         self._sealing = self._thread.submit(self._seal)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Waits until the last checkpoint is written, and raises its errors."""
         if self._sealing is not None:
             self._sealing.result()
@@ -132,7 +132,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is written."""
-        self._wait()
+        self.wait()
         self._thread.shutdown()
         self._manager.close()
 

@@ -94,6 +94,16 @@ def _asked_to_terminate() -> Iterator[Callable[[int], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _written(checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Waits at the end for the last checkpoint, so that a further SIGTERM does not prevent it."""
+    try:
+        yield
+    finally:
+        if checkpoints:
+            checkpoints.wait()
+
+
 def train(
     trainer: Trainer,
     config: Config,
@@ -132,7 +142,7 @@ def train(
     step_times, record = [], {}
     per_chip = run.batch / devices.mesh.size
     interval_start, interval_first = time.perf_counter(), first
-    with refusals(config), asked_to_stop() as asked:
+    with refusals(config), asked_to_stop() as asked, _written(checkpoints):
         for step, examples in zip(steps, batches, strict=True):
             batch = devices.place(run.batch, examples)
             stop = asked(step)
