@@ -98,6 +98,11 @@ def test_layouts_that_do_not_fit_are_refused(changes, message):
         make_devices(CONFIG.replace(**changes))
 
 
+def test_fewer_examples_to_compare_than_devices_are_refused():
+    with pytest.raises(UserError, match="alignment_batch is 4; it takes at least 1 for each of"):
+        make_trainer(CONFIG.replace(alignment_batch=4, devices=0), load(CONFIG))
+
+
 def start_processes(out, *more):
     """Two processes of one device each."""
     short = SHORT[: SHORT.index("--devices")]

@@ -239,6 +239,9 @@ def test_what_does_not_fit_a_task_is_refused():
         ({"noise": 0.1, "model": "gru"}, "noise is 0.1; gru on flip_flop takes 0"),
         ({"estimator": "oracle_subspace"}, "is 'oracle_subspace', which takes one Jacobian"),
         ({"explained_variance": 1.5}, "explained_variance is 1.5; it takes a number above 0"),
+        ({"data": "digits", "model": "gru", "leak": 0.5}, "gru on digits does not use it"),
+        ({"data": "digits", "time_steps": 20}, "leaky on digits does not use it and takes 50"),
+        ({"alignment_batch": 300}, "it takes a number up to 256, or a multiple of 256"),
         ({"data": "digits", "model": "mlp", "estimator": "one_step"}, "has no recurrent weights"),
     ):
         with pytest.raises(UserError, match=message):

@@ -84,6 +84,8 @@ class Config:
         idle = {
             "image_size": data if data.name != "folder" else None,
             "skip_damaged": data if data.name != "folder" else None,
+            "time_steps": None if data.is_task or data.name == "characters" else data,
+            "leak": model if model.name != "leaky" else None,
             "patch": model if model.name != "vit" else None,
         }
         for field, section in idle.items():

@@ -29,8 +29,8 @@ class Run(Section):
     log_to: Literal["tensorboard", "wandb"] | None = None
     """Also write measurements for TensorBoard, into the run's directory, or to Weights & Biases."""
     alignment_batch: int = 2048
-    """Number of fixed training examples on which credit is compared with the exact credit (above
-    256, a multiple of 256)."""
+    """Number of fixed training examples on which credit is compared with the exact credit, as many
+    as the devices or more; above 256, a multiple of 256."""
     devices: int = 0
     """Number of devices to run on; 0 uses all."""
     divide_units: bool = False
@@ -43,6 +43,8 @@ class Run(Section):
             UserError: if a field is out of range.
         """
         self.counts("steps", "batch", "log_every", "checkpoint_every", "alignment_batch")
+        whole = self.alignment_batch <= 256 or self.alignment_batch % 256 == 0
+        self.require("alignment_batch", whole, "a number up to 256, or a multiple of 256")
         self.require("seed", 0 <= self.seed <= LAST_SEED, f"0 to {LAST_SEED}")
         self.require("devices", self.devices >= 0, "0 (all) or more")
 

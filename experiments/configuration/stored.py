@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.configuration.config import Config
 from experiments.errors import UserError
-from experiments.files import read_object, write_json
+from experiments.files import expanded, read_object, write_json
 
 NAME = "config.json"
 VERSION = "version"
@@ -73,7 +73,7 @@ def same_config(
         UserError: if the directory contains a run with another configuration. The message names a
             field that differs.
     """
-    found = directory and read_config(directory, *free, *more)
+    found = directory and read_config(expanded(directory), *free, *more)
     if not found:
         return False
     there, rest = found

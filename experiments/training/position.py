@@ -9,6 +9,7 @@ import numpy as np
 from experiments.configuration import Config, read_config
 from experiments.data import Dataset, load
 from experiments.errors import UserError
+from experiments.files import expanded
 from experiments.methods import checked
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import TrainState
@@ -56,7 +57,7 @@ def begin(trainer: Trainer, config: Config) -> TrainState:
     """
     if not config.run.start:
         return trainer.init(config.run.seed)
-    _, _, params = trained_network(Path(config.run.start))
+    _, _, params = trained_network(expanded(config.run.start))
     wanted, got = (
         {
             jax.tree_util.keystr(path): leaf.shape

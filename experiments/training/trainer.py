@@ -66,6 +66,9 @@ def make_trainer(config: Config, data: Dataset, devices: Devices | None = None) 
 
 
 def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
+    if config.run.alignment_batch < devices.mesh.size:
+        takes = f"it takes at least 1 for each of the {devices.mesh.size} devices"
+        config.run.refuse("alignment_batch", takes)
     model = build_model(config, data.outputs)
     apply_fn: Any = model.apply
     images, targets = (
