@@ -16,7 +16,7 @@ from nmnc_jax.probes import (
     places_of_rows,
     spread_over_rows,
 )
-from nmnc_jax.sharding import zeros_of
+from nmnc_jax.sharding import divided_like, zeros_of
 from nmnc_jax.subspace import dimension_of, lift, used
 from nmnc_jax.taps import Tap
 from nmnc_jax.types import Activations, Array
@@ -36,6 +36,7 @@ def correlations(
     scales: dict[str, Array],
     pooled: bool,
     isolated: bool = False,
+    activity: Mapping[str, Array] | None = None,
     change: Callable[[Activations], dict[str, Any]] | None = None,
 ) -> dict[str, Correlation]:
     """Correlates probe coordinates at each tap with the network's response to them.
@@ -54,6 +55,8 @@ def correlations(
         pooled: whether orthogonal frames run over all examples (readout `output`) or over the
             probes of each example (`loss`).
         isolated: whether each node passes on only its clean value and its own noise (`next`).
+        activity: tap name to its activity as a matrix, [B T, n], with which noise is divided over
+            devices; None leaves that to the compiler.
         change: function of the noise at one tap that returns what is correlated; None for the
             change of the response.
 
@@ -118,6 +121,8 @@ def correlations(
                 some = drawn[name] * directions[name]
                 z[name] = spread_over_rows(some, places[name], shape.rows)
                 rows = scales[name] * lift(bases[name], z[name])
+                if activity is not None:
+                    rows = divided_like(rows, activity[name])
                 noise[name] = unflatten(shape, rows).astype(shape.dtype)
             changes = measure(noise)
             correlated = {}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nmnc_jax.types import Array, Due, Estimator
@@ -20,6 +21,16 @@ from nmnc_jax.types import Array, Due, Estimator
 def zeros_of(shape: Any) -> Array:
     """Returns zeros of a shape and dtype that vary over the same mesh axes as the given shape."""
     return _varying_over(jnp.zeros(shape.shape, shape.dtype), _axes_varied(shape))
+
+
+def divided_like(value: Array, other: Array) -> Array:
+    """Returns a value that the compiler divides over devices as another one of the same shape.
+
+    Without it, what depends on random numbers alone is computed as a whole on every device.
+    """
+    if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+        return value
+    return shard_alike(value, lax.stop_gradient(other).astype(value.dtype))[0]
 
 
 def loop(turns: Array, turn: Callable[[list[Array]], list[Array]], carry: list[Array]) -> Any:

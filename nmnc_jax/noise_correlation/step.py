@@ -97,6 +97,7 @@ class Step(NamedTuple):
             scales=scales,
             pooled=readout.pooled,
             isolated=readout.isolated,
+            activity=rows if probe.rows is None else None,
             change=change,
         )
 
