@@ -69,6 +69,9 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     if config.run.alignment_batch < devices.mesh.size:
         takes = f"it takes at least 1 for each of the {devices.mesh.size} devices"
         config.run.refuse("alignment_batch", takes)
+    if config.run.batch > data.train_size and not config.data.is_task:
+        # Training refuses it too, but only when the first basis is being computed.
+        config.run.refuse("batch", f"the training set takes at most {data.train_size}")
     model = build_model(config, data.outputs)
     apply_fn: Any = model.apply
     images, targets = (
