@@ -26,9 +26,11 @@ def _map(panel: Axes, rows: list[Row], methods: list[str], regime: str) -> None:
         shares[methods.index(row["method"]), tasks.index(row["task"])] = row["share"]
     panel.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (line, column), share in np.ndenumerate(shares):
-        text = "refused" if np.isnan(share) else f"{share:.2f}"
-        colour = "gray" if np.isnan(share) else "black" if share > 0.6 else "white"
-        panel.text(column, line, text, ha="center", va="center", fontsize=8, color=colour)
+        style = {"color": "black" if share > 0.6 else "white", "fontsize": 8}
+        text = f"{share:.2f}"
+        if np.isnan(share):
+            style, text = {"color": "gray", "fontsize": 5.5}, "refused"
+        panel.text(column, line, text, ha="center", va="center", **style)
     panel.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right")
     panel.set_yticks(range(len(methods)), methods)
     panel.set_title(f"{regime}: share of the way\nfrom chance to backpropagation", fontsize=9)
