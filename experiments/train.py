@@ -52,11 +52,10 @@ def main(arguments: Sequence[str]) -> None:
     with output_directory(options.out, name, occupied=going) as directory:
         summary, _ = run_or_read(directory, trainer, config, data, Console())
     if jax.process_index() == 0:
-        print(
-            f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps, "
-            f"{summary['step_milliseconds']:.1f} ms each, {speed(summary)}; "
-            f"figures and metrics in {directory}"
-        )
+        parts = [f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps"]
+        if "step_milliseconds" in summary:
+            parts += [f"{summary['step_milliseconds']:.1f} ms each", speed(summary)]
+        print(f"{', '.join(filter(None, parts))}; figures and metrics in {directory}")
 
 
 if __name__ == "__main__":

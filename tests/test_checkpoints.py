@@ -118,6 +118,12 @@ def test_resume_keeps_to_the_run_it_finds(tmp_path, capsys):
         compare.main([*ARGUMENTS, "--resume"])
     with pytest.raises(UserError, match="processes and process take a coordinator"):
         train.main([*ARGUMENTS, "--processes", "2"])
+    # It was stopped between its last step and its summary.
+    (out / "summary.json").unlink()
+    capsys.readouterr()
+    train.main([*ARGUMENTS, "--estimator", "backprop", "--out", str(out), "--resume"])
+    assert "after 12 steps; figures" in capsys.readouterr().out.replace("\n", " ")
+    assert "step_milliseconds" not in json.loads((out / "summary.json").read_text())
 
 
 def test_a_comparison_goes_on(tmp_path):

@@ -122,7 +122,8 @@ def train(
 
     Returns:
         The summary: estimator, test accuracy, steps, seconds, milliseconds per step, examples per
-        second and chip, probes. The times are those of the typical interval between measurements.
+        second and chip, probes. The times are those of the typical interval between measurements,
+        and left out if the run was continued after its last step.
 
     Raises:
         Diverged: if the loss is no longer finite. The message names the step.
@@ -178,16 +179,18 @@ def train(
                 now = jax.random.fold_in(step_key, step)
                 state, loss = trainer.step(state, now, batch, due=trainer.due(step))
                 losses.append(loss)
-    # The first interval includes the compilation.
-    typical = float(np.median(step_times[1:] or step_times or [np.nan]))
+    timed = {}
+    if step_times:
+        # The first interval includes the compilation.
+        typical = float(np.median(step_times[1:] or step_times))
+        timed = {"step_milliseconds": 1000 * typical, SPEED: per_chip / typical}
     return {
         "estimator": config.method.estimator,
         "test_accuracy": record["test_accuracy"],
         "train_accuracy": record["train_accuracy"],
         "steps": run.steps,
         "seconds": time.perf_counter() - start,
-        "step_milliseconds": 1000 * typical,
-        SPEED: per_chip / typical,
+        **timed,
         "probes": config.method.probes,
         "seed": run.seed,
     }
