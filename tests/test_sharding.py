@@ -53,11 +53,12 @@ def mesh_of(kind, names=("data",), shape=(8,)):
     return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
 
 
-def made(name):
+def made(name, **more):
+    settings = METHODS[name] | more
     if name == "mirror":
-        return nmnc_jax.weight_mirror(marked, squared_error, **METHODS[name])
+        return nmnc_jax.weight_mirror(marked, squared_error, **settings)
     model = marked if name == "kolen_pollack" else network
-    return getattr(nmnc_jax, name)(model, squared_error, **METHODS[name])
+    return getattr(nmnc_jax, name)(model, squared_error, **settings)
 
 
 def two_steps(estimator, params, batch, state):
@@ -116,10 +117,13 @@ def test_inside_shard_map_each_device_makes_its_own_estimate(name):
     assert relative_error(jax.device_get(found), mean) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["mirror", "weight_mirror", "vnc"])
-def test_eight_devices_divide_the_probe_pass(name):
+@pytest.mark.parametrize(
+    ("name", "rows"), [("mirror", None), ("mirror", 256), ("weight_mirror", None), ("vnc", 256)]
+)
+def test_eight_devices_divide_the_probe_pass(name, rows):
     """What depends on noise and weights alone would otherwise be computed by each of them."""
-    estimator, batch = made(name), batch_of((512, 8), 4)
+    probe = Probe(num=2, difference="jvp", rows=rows)
+    estimator, batch = made(name, probe=probe), batch_of((512, 8), 4)
     state = estimator.init(PARAMS, batch)
     due = nmnc_jax.Due(probe=True, move=False)
     mesh, operations = mesh_of(AxisType.Auto), []

@@ -250,7 +250,8 @@ def test_hidden_components_carry_no_feedback_over():
         np.testing.assert_allclose(moved.feedback[name].mean, old @ memory.basis, atol=1e-5)
 
 
-def test_rows_run_that_many_examples_through_the_probe_pass():
+@pytest.mark.parametrize("rows", [2, 3])
+def test_rows_run_that_many_examples_through_the_probe_pass(rows):
     seen = []
 
     def model(params, inputs, tap):
@@ -260,13 +261,13 @@ def test_rows_run_that_many_examples_through_the_probe_pass():
     params, batch = parameters(6, 3), batch_of((8, 5))
     estimator = noise_correlation(
         model, squared_error, subspace=nmnc_jax.isotropic(), readout="output",
-        probe=Probe(num=6, kind="orthogonal", difference="jvp", rows=2),
+        probe=Probe(num=6, kind="orthogonal", difference="jvp", rows=rows),
         feedback=learned_feedback(0.0), check=False,
     )  # fmt: skip
     state = estimator.init(params, batch)
     seen.clear()
     _, state, _ = estimator.estimate(jax.random.key(0), params, batch, state)
-    assert set(seen) == {8, 2}
+    assert set(seen) == {8, rows}
     np.testing.assert_allclose(state.feedback["hidden"].coordinates, params["b"].T, atol=1e-4)
     wide = noise_correlation(
         model,

@@ -63,11 +63,11 @@ class Step(NamedTuple):
     def measure(self, key: Array, state: NoiseCorrelationState) -> dict[str, Found]:
         """Runs the probe passes; returns what they found at each place."""
         probe, nodes, rows, readout = self.parts.probe, self.nodes, self.rows, self.readout
-        pass_key, examples = key, (self.inputs, self.targets, self.clean.arrived)
+        pass_key, examples = key, (self.inputs, self.targets, self.clean.arrived, rows)
         if probe.rows is not None:
             rows_key, pass_key = jax.random.split(key)
             examples = some_examples(rows_key, probe.rows, nodes, examples)
-        some_inputs, some_targets, arrived = examples
+        some_inputs, some_targets, arrived, activity = examples
         some = nodes
         if probe.rows is not None:
             some = readout.places(
@@ -97,7 +97,7 @@ class Step(NamedTuple):
             scales=scales,
             pooled=readout.pooled,
             isolated=readout.isolated,
-            activity=rows if probe.rows is None else None,
+            activity=activity,
             change=change,
         )
 

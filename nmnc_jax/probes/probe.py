@@ -37,9 +37,10 @@ class Probe:
             used. None is one probe, which is fastest on CPU; a GPU or TPU may take more. It changes
             results only by rounding.
         rows: number of examples in the probe pass, which are drawn anew each time and gathered, so
-            that the cost decreases with their number. Arrays of inputs and targets that have as
-            many rows as the batch must then have examples first. None uses all examples. The
-            readout `loss` takes None.
+            that the cost decreases with their number. Several devices divide them if it is a
+            divisor of the batch and a multiple of the devices. Arrays of inputs and targets that
+            have as many rows as the batch must then have examples first. None uses all examples.
+            The readout `loss` takes None.
         perturbed: number of a tap's rows (its examples, in a scan at each time step) that are
             perturbed, which are drawn anew each time. Their responses are scaled so that the
             estimate stays unbiased. The pass costs as much as with all rows; this is for studies

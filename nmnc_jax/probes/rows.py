@@ -1,6 +1,6 @@
 """Probes of some of the rows of a tap, or of some of the examples of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -51,11 +51,14 @@ def check_rows(rows: int, kwargs: Mapping[str, Any], nodes: Nodes) -> None:
 def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:
     """Gathers the arrays of a probe pass for some of the examples.
 
+    If `count` divides the batch, each group of neighbours gives one example, so that a batch that
+    is divided over devices stays so.
+
     Args:
         key: key for the choice of examples.
         count: number of examples.
         nodes: the nodes of the model with all examples.
-        examples: (inputs, targets, what arrives at each node).
+        examples: (inputs, targets, what arrives at each node, activity at each tap [B T, n]).
 
     Returns:
         The same structure for `count` examples.
@@ -66,15 +69,39 @@ def some_examples(key: Array, count: int, nodes: Nodes, examples: Any) -> Any:
     batch = examples_of(nodes.outputs)
     if count > batch:
         raise ValueError(f"rows is {count}; it takes at most {batch}, the examples of a batch")
-    places = jax.random.permutation(key, batch)[:count]
-    inputs, targets, arrived = examples
+    inputs, targets, arrived, activity = examples
+    some = _one_of_each_group if batch % count == 0 else _any_of_all
+    chosen = some(key, count, batch)
 
     def first_axis(leaf: Any) -> Any:
-        return leaf[places] if jnp.shape(leaf)[:1] == (batch,) else leaf
+        return chosen(leaf, 0) if jnp.shape(leaf)[:1] == (batch,) else leaf
 
     def at_node(node: str, value: Any) -> Any:
         axis = len(nodes.scopes[node])
-        return jax.tree.map(lambda leaf: jnp.take(leaf, places, axis=axis), value)
+        return jax.tree.map(lambda leaf: chosen(leaf, axis), value)
+
+    def at_tap(rows: Array) -> Array:
+        return chosen(rows.reshape(batch, -1, rows.shape[1]), 0).reshape(-1, rows.shape[1])
 
     at_nodes = {node: at_node(node, value) for node, value in arrived.items()}
-    return jax.tree.map(first_axis, inputs), jax.tree.map(first_axis, targets), at_nodes
+    at_taps = {name: at_tap(rows) for name, rows in activity.items()}
+    return jax.tree.map(first_axis, inputs), jax.tree.map(first_axis, targets), at_nodes, at_taps
+
+
+def _any_of_all(key: Array, count: int, batch: int) -> Callable[[Array, int], Array]:
+    places = jax.random.permutation(key, batch)[:count]
+    return lambda leaf, axis: jnp.take(leaf, places, axis=axis)
+
+
+def _one_of_each_group(key: Array, count: int, batch: int) -> Callable[[Array, int], Array]:
+    size = batch // count
+    places = jax.random.randint(key, (count,), 0, size)
+
+    def chosen(leaf: Array, axis: int) -> Array:
+        first = jnp.moveaxis(leaf, axis, 0)
+        groups = first.reshape(count, size, *first.shape[1:])
+        # Under vmap the groups are a batch axis of the gather, which the compiler divides.
+        one = jax.vmap(lambda group, place: group[place])(groups, places)
+        return jnp.moveaxis(one, 0, axis)
+
+    return chosen
