@@ -34,8 +34,9 @@ class Probe:
         scope: "each_tap" perturbs one tap at a time. "all_taps" perturbs all taps in the same pass,
             which needs fewer passes and adds the variance of the other taps' perturbations.
         chunk: largest number of probes in memory at once; the largest divisor of `num` up to it is
-            used. None is one probe, which is fastest on CPU; a GPU or TPU may take more. It changes
-            results only by rounding.
+            used. None is one probe, which is fastest on CPU; a GPU or TPU may take more, but with
+            convolutions several devices compute more than one probe on each of them instead of
+            dividing the examples. It changes results only by rounding.
         rows: number of examples in the probe pass, which are drawn anew each time and gathered, so
             that the cost decreases with their number. Several devices divide them if it is a
             divisor of the batch and a multiple of the devices. Arrays of inputs and targets that
