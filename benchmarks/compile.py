@@ -89,7 +89,7 @@ def main() -> None:
 
 def draw(rows: list[Row]) -> Figure:
     """Draws the ratios to backpropagation, a bar for each program."""
-    figure = Figure(figsize=(8, 0.3 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(11, 0.3 * len(rows) + 1.2), layout="constrained")
     panel = figure.subplots()
     for place, row in enumerate(rows):
         spread = [[row["over_backprop"] - row["low"]], [row["high"] - row["over_backprop"]]]
