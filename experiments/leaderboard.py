@@ -17,6 +17,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -28,7 +29,7 @@ from experiments.board.tasks import TASKS, with_images
 from experiments.command import run_command, take
 from experiments.directories import output_directory
 from experiments.errors import UserError
-from experiments.files import read_object, write_json
+from experiments.files import expanded, read_object, write_json
 from experiments.machine import compiled_once, machine, versions
 from experiments.methods import TABLE, check_method
 from experiments.progress import shown
@@ -100,7 +101,11 @@ def _same_protocol(directory: Path, options: Options) -> None:
         UserError: if the runs in the directory have another protocol.
     """
     path = directory / "protocol.json"
-    protocol = {"draws": options.draws, "seeds": options.seeds, "steps": options.steps}
+    protocol: dict[str, Any] = {
+        "draws": options.draws,
+        "seeds": options.seeds,
+        "steps": options.steps,
+    }
     if not path.exists():
         write_json(path, {**protocol, "machine": machine(), "versions": versions()})
         tried = [
@@ -110,6 +115,12 @@ def _same_protocol(directory: Path, options: Options) -> None:
         ]
         write_table(directory / "draws.csv", tried)
     there = read_object(path)
+    if options.data_path:
+        # Other commands that fill the table need no images of CIFAR-10.
+        protocol["data_path"] = str(expanded(options.data_path).resolve())
+        if "data_path" not in there:
+            there["data_path"] = protocol["data_path"]
+            write_json(path, there)
     for field, value in protocol.items():
         if there.get(field) != value:
             raise UserError(f"{field} is {value}; the table in {directory} has {there.get(field)}")

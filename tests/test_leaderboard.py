@@ -1,5 +1,7 @@
 """The field's table: settings searched alike, what is done is kept, differences that stand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pandas as pd
@@ -100,6 +102,16 @@ def test_a_table_is_killed_and_goes_on(tmp_path, monkeypatch, capsys):
     assert max(config.run.seed for config in done if config.data.validation) < FINAL
     with pytest.raises(UserError, match=r"draws is 2; the table in .* has 1"):
         leaderboard.main([*TINY, *out, "--resume", "--draws", "2"])
+
+
+def test_a_table_keeps_to_its_images(tmp_path):
+    options = leaderboard.Options(data_path="a.zip", draws=1)
+    leaderboard._same_protocol(tmp_path, dataclasses.replace(options, data_path=""))
+    for _ in range(2):
+        leaderboard._same_protocol(tmp_path, options)
+    with pytest.raises(UserError, match=r"data_path is .*b.zip; the table in .* has .*a.zip"):
+        leaderboard._same_protocol(tmp_path, dataclasses.replace(options, data_path="b.zip"))
+    leaderboard._same_protocol(tmp_path, dataclasses.replace(options, data_path=""))
 
 
 def test_mistakes_are_named(tmp_path):
