@@ -57,13 +57,13 @@ def main() -> None:
         with part("train and kill"):
             train_and_kill(prepared, killed)
         with part("resume and test"):
-            told = train(prepared, killed)
+            printed = train(prepared, killed)
         with part("train without a kill"):
             train(prepared, straight)
         resumed, measured = measurements(killed), measurements(straight)
     write_table(options.out / "rehearsal.csv", rows)
     print_table(rows, ["part", "seconds"])
-    print(told.strip().splitlines()[-1])
+    print(printed.strip().splitlines()[-1])
     assert [record["step"] for record in measured] == [0, 5, 10, 15, 20]
     same = "the same measurements as" if resumed == measured else "OTHER MEASUREMENTS than"
     print(f"the resumed run has {same} the one that was not killed")

@@ -120,7 +120,7 @@ def _decays(params: Params) -> Any:
 
 
 def _settings(chosen: Optimiser, takes: list[str]) -> dict[str, Any]:
-    """Reads ``NAME=VALUE`` for each argument of Optax's function that has no field of its own."""
+    """Reads ``NAME=VALUE`` for each argument of Optax's function that has no field here."""
     settings = {}
     own = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
     free = [name for name in takes if name not in own]
