@@ -30,7 +30,7 @@ def divided_like(value: Array, other: Array) -> Array:
     """
     if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
         return value
-    return shard_alike(value, lax.stop_gradient(other).astype(value.dtype))[0]
+    return shard_alike(value, other)[0]
 
 
 def loop(turns: Array, turn: Callable[[list[Array]], list[Array]], carry: list[Array]) -> Any:

@@ -91,6 +91,16 @@ class Dataset(Protocol):
         ...
 
 
+def check_batch(examples: int, batch: int) -> None:
+    """Checks that a training set has as many examples as a batch.
+
+    Raises:
+        UserError: if it has fewer.
+    """
+    if batch > examples:
+        raise UserError(f"batch is {batch}; the training set takes at most {examples}")
+
+
 def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray:
     """Returns the indices of one step's examples.
 
@@ -100,8 +110,7 @@ def batch_indices(examples: int, batch: int, seed: int, step: int) -> np.ndarray
     Raises:
         UserError: if the batch is larger than the data set.
     """
-    if batch > examples:
-        raise UserError(f"batch is {batch}; the training set takes at most {examples}")
+    check_batch(examples, batch)
     epoch, place = divmod(step, examples // batch)
     return _order(examples, seed, epoch)[place * batch : (place + 1) * batch]
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.data.catalogue import open_sources
-from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
+from experiments.data.dataset import Examples, batch_indices, check_batch, class_correct, class_loss
 from experiments.data.distortion import DISTORTIONS
 from experiments.data.extracted import LAYOUT, open_extracted
 from experiments.data.listing import check_source, readable
@@ -92,7 +92,7 @@ class ImageNet:
 
         Image, crop, flip and distortion depend only on the seed, the step and the row.
         """
-        batch_indices(self.train_size, batch, seed, steps.start)  # Raises for too large a batch.
+        check_batch(self.train_size, batch)
 
         def read(step: int, row: int) -> tuple[np.ndarray, np.int32]:
             index = batch_indices(self.train_size, batch, seed, step)[row]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
+from experiments.data.dataset import Examples, batch_indices, check_batch, class_correct, class_loss
 from experiments.data.folder import chosen_parts, parts_of
 from experiments.data.in_memory import shifted_and_mirrored
 from experiments.data.listing import files_of, read_file, readable
@@ -91,7 +91,7 @@ class Streamed:
         self, batch: int, seed: int, *, steps: range, rows: np.ndarray
     ) -> Iterator[Examples]:
         """Yields the given rows of the batch of each step."""
-        batch_indices(self.train_size, batch, seed, steps.start)  # Raises for too large a batch.
+        check_batch(self.train_size, batch)
 
         def read(step: int, row: int) -> tuple[np.ndarray, np.int32]:
             place = batch_indices(self.train_size, batch, seed, step)[row]

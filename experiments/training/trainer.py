@@ -11,6 +11,7 @@ import optax
 
 from experiments.configuration import Config
 from experiments.data import Dataset
+from experiments.data.dataset import check_batch
 from experiments.methods import Setting, build_estimator
 from experiments.training.measuring import CHUNK, comparison, tests
 from experiments.training.mesh import Devices, make_devices
@@ -69,9 +70,9 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     if config.run.alignment_batch < devices.mesh.size:
         takes = f"it takes at least 1 for each of the {devices.mesh.size} devices"
         config.run.refuse("alignment_batch", takes)
-    if config.run.batch > data.train_size and not config.data.is_task:
-        # Training refuses it too, but only when the first basis is being computed.
-        config.run.refuse("batch", f"the training set takes at most {data.train_size}")
+    if not config.data.is_task:
+        # Training checks it too, but only when the first basis is being computed.
+        check_batch(data.train_size, config.run.batch)
     model = build_model(config, data.outputs)
     apply_fn: Any = model.apply
     images, targets = (
