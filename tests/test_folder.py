@@ -297,6 +297,10 @@ def test_no_path_and_no_archive_are_refused(tmp_path):
 @pytest.mark.parametrize("fields", [{}, {"augment": True, "image_size": 6}, {"validation": True}])
 def test_a_streamed_folder_gives_the_numbers_of_memory(fields, tmp_path, monkeypatch, capsys):
     path = folder(tmp_path / "images", members())
+    # A name that is not UTF-8 takes the place of another.
+    (path / "train" / "ant" / "0.PNG").rename(
+        os.fsdecode(os.fsencode(path) + b"/train/ant/\xe9.png")
+    )
     held = load(path, **fields)
     capsys.readouterr()
     side = fields.get("image_size", 8)

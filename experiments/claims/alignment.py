@@ -7,6 +7,7 @@ dimensions, and is compared with d/n. The principal angles between the component
 directions of the Jacobian are also measured.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ def one_network(study: Study, labels: str, seed: int) -> list[Row]:
     data, steps = study.data, study.config.run.steps
     if labels == "shuffled":
         order = np.random.default_rng(seed).permutation(data.train_size)
-        data = data._replace(train_targets=data.train_targets[order])
+        data = dataclasses.replace(data, train_targets=data.train_targets[order])
     config = study.config.replace(seed=seed)
     stages = [0, steps // 6, steps // 3, steps] if study.full else [0, steps // 6, steps]
     return [

@@ -85,7 +85,7 @@ def load_in_memory(config: Config) -> InMemory:
     data = _in_memory(config.data)
     if config.data.train_images is not None:
         data = some_images(data, config.data.train_images)
-    return data._replace(augment=config.data.augment)
+    return dataclasses.replace(data, augment=config.data.augment)
 
 
 def _in_memory(data: Data) -> InMemory:

@@ -1,5 +1,6 @@
 """The interface of data sets, and the order of their examples."""
 
+import dataclasses
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
@@ -89,6 +90,35 @@ class Dataset(Protocol):
     def correct(self, outputs: Array, targets: Array) -> Array:
         """Returns the share of correct answers of each example, [B]."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OfClasses:
+    """What data sets of classified images share.
+
+    Attributes:
+        classes: number of classes, equally frequent.
+    """
+
+    classes: int
+
+    loss = staticmethod(class_loss)
+    correct = staticmethod(class_correct)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs, one for each class."""
+        return self.classes
+
+    @property
+    def chance(self) -> float:
+        """Chance level."""
+        return 1 / self.classes
+
+
+def inverse_deviation(variance: np.ndarray) -> np.ndarray:
+    """Returns the factor that standardises what has a variance; 0 where it is 0."""
+    return np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
 
 
 def check_batch(examples: int, batch: int) -> None:

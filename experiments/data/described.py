@@ -33,14 +33,14 @@ def describe(config: Config) -> Dataset:
         train, test = IMAGENET
         if config.data.validation:
             train, test = train - HELD_OUT, HELD_OUT
-        return ImageNet(_Noise(train), _Noise(test), np.arange(train), np.arange(test))
+        return ImageNet(1000, _Noise(train), _Noise(test), np.arange(train), np.arange(test))
     if config.data.name == "cifar10":
         # All images share the memory of one.
         noise = np.random.default_rng(0).normal(size=(32, 32, 3)).astype(np.float32)
         images, tested = (np.broadcast_to(noise, (size, *noise.shape)) for size in CIFAR)
         classes, test_classes = (np.arange(size, dtype=np.int32) % 10 for size in CIFAR)
         mean, scale = np.zeros(3, np.float32), np.ones(3, np.float32)
-        return InMemory(images, classes, tested, test_classes, 10, 255.0, mean, scale)
+        return InMemory(10, images, classes, tested, test_classes, 255.0, mean, scale)
     return load(config)
 
 

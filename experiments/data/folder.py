@@ -3,6 +3,7 @@
 A folder that is too large for memory is read during training, an archive never.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,11 +28,20 @@ RULES = 3
 
 
 class Member(NamedTuple):
-    """One image, with its split, class, path and a function that reads its encoded content."""
+    """One image.
+
+    Attributes:
+        split: the name of its split.
+        label: the name of its class.
+        path: its path in a printable form.
+        stored: its path as it is stored.
+        read: a function that reads its encoded content.
+    """
 
     split: str
     label: str
     path: str
+    stored: bytes
     read: Callable[[], bytes]
 
 
@@ -126,7 +136,8 @@ def _found(path: Path, damage: Damage) -> tuple[list[Member], set[str], list[str
     found: list[Member] = []
     labels: set[str] = set()
     others: list[str] = []
-    for name, read in files_of(path):
+    for stored, read in files_of(path):
+        name = readable(stored)
         place = _place(name)
         if place:
             labels.add(place[1])
@@ -140,7 +151,7 @@ def _found(path: Path, damage: Damage) -> tuple[list[Member], set[str], list[str
             if content is None:
                 continue
             read = partial(bytes, content)
-        found.append(Member(*place, name, read))
+        found.append(Member(*place, name, os.fsencode(stored), read))
     return sorted(found), labels, others
 
 
@@ -200,14 +211,14 @@ def _decode(
     classes = {label: number for number, label in enumerate(sorted(labels))}
     parts = {"classes": np.array(list(classes)), "notes": np.array(notes, str)}
     parts["pixels"] = np.array(size[0] * size[1])
-    longest = max(len(member.path.encode()) for member, _ in kept)
+    longest = max(len(member.stored) for member, _ in kept)
     names = np.dtype([("name", f"S{longest}"), ("sums", np.float64, (2, 3))])
     for split in splits:
         chosen = [(member, image) for member, image in kept if member.split == split]
         parts[f"{split}_images"] = (
             np.stack([image for _, image in chosen])
             if whole
-            else np.array([(m.path.encode(), image.sums) for m, image in chosen], names)
+            else np.array([(m.stored, image.sums) for m, image in chosen], names)
         )
         targets = [classes[member.label] for member, _ in chosen]
         parts[f"{split}_targets"] = np.array(targets, np.int32)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.data.catalogue import open_sources
-from experiments.data.dataset import Examples, batch_indices, check_batch, class_correct, class_loss
+from experiments.data.dataset import Examples, OfClasses, batch_indices, check_batch
 from experiments.data.distortion import DISTORTIONS
 from experiments.data.extracted import LAYOUT, open_extracted
 from experiments.data.listing import check_source, readable
@@ -34,10 +34,11 @@ HELD_OUT = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageNet:
+class ImageNet(OfClasses):
     """A `Dataset` of encoded photographs; images are uint8 until `normalise`.
 
     Attributes:
+        classes: number of classes.
         train_source: random access to records of image (encoded) and label.
         test_source: the same for test images.
         train_places: indices of the training images in their source.
@@ -51,12 +52,7 @@ class ImageNet:
     train_places: np.ndarray
     test_places: np.ndarray
     side: int = 224
-    outputs: int = 1000
-    chance: float = 1e-3
     distort: str | None = None
-
-    loss = staticmethod(class_loss)
-    correct = staticmethod(class_correct)
 
     @property
     def train_size(self) -> int:
@@ -144,14 +140,13 @@ def official_labels() -> list[str]:
 
 def _split(train: Any, test: Any, classes: int, validation: bool) -> ImageNet:
     places = np.arange(len(train))
-    known = {"outputs": classes, "chance": 1 / classes}
     if not validation:
-        return ImageNet(train, test, places, np.arange(len(test)), **known)
+        return ImageNet(classes, train, test, places, np.arange(len(test)))
     if len(places) <= HELD_OUT:
         raise UserError(f"imagenet2012 has {len(places)} images; validation holds out {HELD_OUT}")
     order = np.random.default_rng(0).permutation(places)
     held, kept = np.sort(order[:HELD_OUT]), np.sort(order[HELD_OUT:])
-    return ImageNet(train, train, kept, held, **known)
+    return ImageNet(classes, train, train, kept, held)
 
 
 def _name(record: Any) -> str:

@@ -1,25 +1,26 @@
 """Image data sets in memory: standardisation, held-out sets and augmentation."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.dataset import Examples, batch_indices, class_correct, class_loss
+from experiments.data.dataset import Examples, OfClasses, batch_indices, inverse_deviation
 from experiments.errors import UserError
 from nmnc_jax.types import Array
 
 
-class InMemory(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class InMemory(OfClasses):
     """A `Dataset` in memory.
 
     Attributes:
+        classes: number of classes.
         train_inputs: float32 images with mean 0 and variance 1 over the training set; channels that
             do not vary there are 0.
         train_targets: int32 classes.
         test_inputs: test images.
         test_targets: their classes.
-        classes: number of classes.
         white: value of a white pixel before standardisation.
         mean: the mean that standardisation subtracts.
         scale: the factor by which standardisation then multiplies.
@@ -30,24 +31,10 @@ class InMemory(NamedTuple):
     train_targets: np.ndarray
     test_inputs: np.ndarray
     test_targets: np.ndarray
-    classes: int
     white: float
     mean: np.ndarray
     scale: np.ndarray
     augment: bool = False
-
-    loss = staticmethod(class_loss)
-    correct = staticmethod(class_correct)
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs, one for each class."""
-        return self.classes
-
-    @property
-    def chance(self) -> float:
-        """Chance level for equally frequent classes."""
-        return 1 / self.classes
 
     @property
     def train_size(self) -> int:
@@ -121,7 +108,7 @@ def some_images(data: InMemory, count: int) -> InMemory:
         raise UserError(f"train_images is {count}; there are {data.train_size}")
     chosen = np.random.default_rng(0).permutation(data.train_size)[:count]
     inputs, targets = data.train_examples(chosen)
-    return data._replace(train_inputs=inputs, train_targets=targets)
+    return dataclasses.replace(data, train_inputs=inputs, train_targets=targets)
 
 
 def standardised(
@@ -136,11 +123,11 @@ def standardised(
     for images in (inputs, test_inputs):
         images -= mean
     variance = _pixel_mean(inputs, np.square, each_channel)
-    scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+    scale = inverse_deviation(variance)
     for images in (inputs, test_inputs):
         images *= scale
     targets, test_targets = (part[1].astype(np.int32) for part in (train, test))
-    return InMemory(inputs, targets, test_inputs, test_targets, classes, white, mean, scale)
+    return InMemory(classes, inputs, targets, test_inputs, test_targets, white, mean, scale)
 
 
 def _pixel_mean(

@@ -50,11 +50,11 @@ def files_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """
     names = set()
     for name, read in _folder(path) if path.is_dir() else _archive(path):
-        name = readable(PurePosixPath(name).as_posix())
+        name = PurePosixPath(name).as_posix()
         if not all(map(is_kept, PurePosixPath(name).parts)):
             continue
         if name in names:
-            raise UserError(f"{readable(path)} contains {name!r} twice")
+            raise UserError(f"{readable(path)} contains {readable(name)!r} twice")
         names.add(name)
         yield name, read
 

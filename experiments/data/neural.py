@@ -50,7 +50,8 @@ def load_neural(path: Path, side: int) -> Neural:
     tables: dict[str, bytes] = {}
     arrays: dict[str, np.ndarray] = {}
     shown: list[str] = []
-    for file, read in files_of(path):
+    for stored, read in files_of(path):
+        file = readable(stored)
         suffix, stem = PurePosixPath(file).suffix.lower(), PurePosixPath(file).stem
         if is_picture(file):
             pictures[file] = picture(read(), f"{file} in {name}", side)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.dataset import Examples, batch_indices, check_batch, class_correct, class_loss
+from experiments.data.dataset import (
+    Examples,
+    OfClasses,
+    batch_indices,
+    check_batch,
+    inverse_deviation,
+)
 from experiments.data.folder import chosen_parts, parts_of
 from experiments.data.in_memory import shifted_and_mirrored
 from experiments.data.listing import files_of, read_file, readable
@@ -21,14 +28,14 @@ from nmnc_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Streamed:
+class Streamed(OfClasses):
     """A `Dataset` of files.
 
     Attributes:
+        classes: number of classes.
         root: the folder.
         train: names of the training images and their classes.
         test: the same for test images.
-        classes: number of classes.
         image_size: side to which images are resized; None keeps their size.
         mean: mean of each channel over the training images.
         scale: inverse of its deviation; 0 if it does not vary.
@@ -38,24 +45,10 @@ class Streamed:
     root: Path
     train: Examples
     test: Examples
-    classes: int
     image_size: int | None
     mean: np.ndarray
     scale: np.ndarray
     augment: bool
-
-    loss = staticmethod(class_loss)
-    correct = staticmethod(class_correct)
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs, one for each class."""
-        return self.classes
-
-    @property
-    def chance(self) -> float:
-        """Chance level for equally frequent classes."""
-        return 1 / self.classes
 
     @property
     def train_size(self) -> int:
@@ -80,10 +73,10 @@ class Streamed:
             images = list(pool.map(self._image, part[0][indices]))
         return np.stack(images), part[1][indices]
 
-    def _image(self, encoded_name: Any) -> np.ndarray:
+    def _image(self, stored: Any) -> np.ndarray:
         """Reads one image, standardised."""
-        name = encoded_name.decode()
-        label = f"{name} in {readable(self.root)}"
+        name = os.fsdecode(stored)
+        label = f"{readable(name)} in {readable(self.root)}"
         image = picture(read_file(self.root / name, label), label, self.image_size)
         return (image.astype(np.float32) - self.mean) * self.scale
 
@@ -146,14 +139,13 @@ def stream_folder(
     pixels = len(train[0]) * parts["pixels"]
     mean, square = train[0]["sums"].sum(axis=0) / pixels
     variance = np.maximum(square - mean**2, 0)
-    scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
     return Streamed(
-        path,
+        classes=len(parts["classes"]),
+        root=path,
         train=(train[0]["name"], train[1]),
         test=(test[0]["name"], test[1]),
-        classes=len(parts["classes"]),
         image_size=image_size,
         mean=mean.astype(np.float32),
-        scale=scale.astype(np.float32),
+        scale=inverse_deviation(variance).astype(np.float32),
         augment=augment,
     )
