@@ -21,6 +21,7 @@ from experiments.training.loop import through_training
 from experiments.training.loop import train as train_loop
 from experiments.training.network import build_model
 from experiments.training.trainer import make_trainer
+from nmnc_jax.layout import tap_shapes
 from tests.cases import run_on
 
 SHORT = [
@@ -93,6 +94,17 @@ def test_a_resnet_takes_other_channels():
         run_on("digits", model="resnet18", features=(), channels=12)
     with pytest.raises(UserError, match="channels is 8; mlp takes None"):
         run_on("digits", channels=8)
+
+
+def test_a_resnet_takes_taps_after_its_convolutions():
+    for taps, expected in (("blocks", 9), ("convolutions", 17)):
+        config = run_on("digits", model="resnet18", features=(), channels=8, taps=taps)
+        images = np.ones((1, 32, 32, 3), np.float32)
+        network = build_model(config, 10)
+        params = jax.eval_shape(network.init, jax.random.key(0), images)
+        assert len(tap_shapes(network.apply, params, images)) == expected
+    with pytest.raises(UserError, match="taps is 'convolutions'; mlp takes 'blocks'"):
+        run_on("digits", taps="convolutions")
 
 
 def test_a_language_model_trains():

@@ -38,6 +38,11 @@ MODELS = {
     "transformer": (VIT, (28, 28, 1), STREAM),
     "residual": (ResNet((1, 1), False, 10, 8, 4), (32, 32, 3), ["block0", "block1", "stem"]),
     "bottleneck": (ResNet((1, 1), True, 10, 8, 4), (32, 32, 3), ["block0", "block1", "stem"]),
+    "convolutions": (
+        ResNet((1, 1), True, 10, 8, 4, taps="convolutions"),
+        (32, 32, 3),
+        [*sorted(f"block{b}{c}" for b in (0, 1) for c in ("", "_conv0", "_conv1")), "stem"],
+    ),
 }
 
 

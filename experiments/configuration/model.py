@@ -28,6 +28,9 @@ class Model(Section):
     channels: int | None = None
     """resnets only: channels of the first stage, a multiple of 8; by default the published number,
     which is 64, and 16 for resnet20."""
+    taps: Literal["blocks", "convolutions"] = "blocks"
+    """resnets only: whether taps stand after the stem and every block, or after the convolutions
+    inside blocks too."""
     strides: tuple[int, ...] = ()
     """Stride of each convolution (conv)."""
     dense: int = 128
@@ -75,6 +78,8 @@ class Model(Section):
                 self.refuse("channels", f"{self.model} takes None")
             if self.channels < 8 or self.channels % 8:
                 self.refuse("channels", f"{self.model} takes a multiple of 8")
+        if self.taps != "blocks" and self.model not in RESIDUAL:
+            self.refuse("taps", f"{self.model} takes 'blocks'")
         if self.precision != "float32" and not self.has_given_layers:
             self.refuse("precision", f"{self.model} takes 'float32'")
         if self.is_recurrent and len(self.features) != 1:

@@ -38,7 +38,8 @@ def build_model(config: Config, outputs: int) -> nn.Module:
     chosen = config.model
     dtype, features = jnp.dtype(chosen.precision), chosen.features
 
-    def of_width(network: ResNet) -> ResNet:
+    def residual(network: ResNet) -> ResNet:
+        network = network.clone(taps=chosen.taps)
         if chosen.channels is None:
             return network
         groups = math.gcd(network.groups, chosen.channels)
@@ -50,9 +51,9 @@ def build_model(config: Config, outputs: int) -> nn.Module:
         "conv": lambda: ConvNet(features, chosen.strides, chosen.dense, outputs),
         "vit": lambda: VisionTransformer(features[0], len(features), chosen.patch, outputs),
         "alexnet": lambda: AlexNet(outputs, dtype),
-        "resnet18": lambda: of_width(resnet18(outputs, dtype=dtype)),
-        "resnet20": lambda: of_width(resnet20(outputs, dtype=dtype)),
-        "resnet50": lambda: of_width(resnet50(outputs, dtype=dtype)),
+        "resnet18": lambda: residual(resnet18(outputs, dtype=dtype)),
+        "resnet20": lambda: residual(resnet20(outputs, dtype=dtype)),
+        "resnet50": lambda: residual(resnet50(outputs, dtype=dtype)),
         "leaky": lambda: RowReader(LeakyRNN(features[0], outputs, chosen.leak, noise=chosen.noise)),
         "gru": lambda: RowReader(GRU(features[0], outputs)),
         "transformer": lambda: CausalTransformer(

@@ -1,7 +1,8 @@
-"""Residual networks with group normalisation and a tap after the stem and every block."""
+"""Residual networks with group normalisation and taps after blocks or after convolutions."""
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from nmnc_jax.types import Array, DType
 
 
 class ResNet(nn.Module):
-    """A residual network; taps stem, block0, block1, ...
+    """A residual network; taps stem, block0, block1, ..., and block0_conv0, ... where asked for.
 
     Group normalisation treats the examples of a batch separately, as estimators require: a
     perturbation of one example does not change the outputs of others.
@@ -26,6 +27,9 @@ class ResNet(nn.Module):
         dtype: dtype of the computation; parameters and outputs are float32.
         small_images: whether the stem is a 3x3 convolution at full resolution, as for CIFAR-10,
             instead of a 7x7 convolution of stride 2 with max pooling.
+        taps: "blocks" for taps after the stem and every block; "convolutions" for taps after the
+            rectified convolutions inside blocks too, where no credit crosses a convolution and a
+            step has fewer operations.
 
     Source:
         He et al. 2016 (arXiv 1512.03385), sections 4.1 and 4.2; Wu and He 2018 (arXiv 1803.08494)
@@ -48,6 +52,7 @@ class ResNet(nn.Module):
     groups: int = 32
     dtype: DType = jnp.float32
     small_images: bool = False
+    taps: Literal["blocks", "convolutions"] = "blocks"
 
     @nn.compact
     def __call__(self, inputs: Array, tap: TapLike = no_tap) -> Array:
@@ -63,7 +68,10 @@ class ResNet(nn.Module):
             strides = (1, stride, 1) if self.bottleneck else (stride, 1)
             y = x
             for place, (width, side, step) in enumerate(zip(widths, sides, strides, strict=True)):
-                y = nn.relu(y) if place else y
+                if place:
+                    y = nn.relu(y)
+                    if self.taps == "convolutions":
+                        y = tap(f"{name}_conv{place - 1}", y)
                 label = f"{name}_conv{place}"
                 y = convolution(width, (side, side), strides=step, padding=side // 2, name=label)(y)
                 y = norm(name=f"{name}_norm{place}")(y)
