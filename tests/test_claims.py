@@ -135,7 +135,7 @@ def test_a_part_is_measured_once(tmp_path):
     assert len(measured) == 1
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", names())
 def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
     # As few settings as there may be: each is compiled.

@@ -17,7 +17,7 @@ def test_mean_over_probes_is_the_mean(num, chunk):
     np.testing.assert_allclose(mean["square"], (draws**2).mean(0))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher", "orthogonal"])
 @pytest.mark.parametrize("difference", ["central", "forward", "jvp"])
 def test_chunk_size_changes_rounding_only(kind, difference):

@@ -11,7 +11,7 @@ from nmnc_jax.diagnostics import exact_credit, exact_gradient
 from tests.cases import CASES, linear_case, relative_error, squared_error
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", CASES)
 def test_exact_credit_gives_the_exact_gradient(name):
     case = CASES[name]()

@@ -19,7 +19,7 @@ from nmnc_jax.layout import flatten, tap_shapes
 from tests.cases import CASES, relative_error, squared_error
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", CASES)
 def test_jacobian_is_that_of_each_example(name):
     case = CASES[name]()

@@ -31,7 +31,7 @@ FIXED = ("backprop", "direct_feedback_alignment", "feedback_alignment")
 """Methods that draw no noise."""
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("name", "case_name"),
     [(n, c) for n in ESTIMATORS for c in CASES if not (n in CHAINED and c == "scan")],
@@ -48,7 +48,7 @@ def test_gradients_look_like_the_parameters(name, case_name):
     assert set(info.credit_norm) == set(info.credit)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case_name", ["dense", "scan"])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_step_tells_what_it_did(name, case_name):
@@ -69,7 +69,7 @@ def test_a_step_tells_what_it_did(name, case_name):
         np.testing.assert_allclose(norm, jnp.linalg.norm(info.credit[tap].reshape(-1)), rtol=1e-5)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_same_key_same_answer_and_another_key_another(name):
     case = CASES["dense"]()
@@ -84,7 +84,7 @@ def test_same_key_same_answer_and_another_key_another(name):
     assert changes == (name not in FIXED)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_ten_steps_compile_once(name):
     case = CASES["dense"]()
@@ -98,7 +98,7 @@ def test_ten_steps_compile_once(name):
         params = optax.apply_updates(params, jax.tree.map(lambda g: -1e-3 * g, gradients))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_eight_devices_equal_one(name):
     case = CASES["strided convolution"]()._replace(batch=batch_of((16, 8, 8, 2)))
@@ -132,7 +132,7 @@ def eight_unit_case():
 SCALES = [(1e-1, "central"), (1e-2, "forward"), (1, "jvp")]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("size", [1, 4, 8])
 @pytest.mark.parametrize(
     ("sigma", "difference"), [(1e-1, "central"), (1e-2, "forward"), (1, "jvp")]
@@ -281,7 +281,7 @@ def test_bfloat16_trains_with_jvp_probes_and_is_refused_with_differences():
         nmnc_jax.weight_perturbation(apply_fn, squared_error).init(*half)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_first_batch_whose_losses_are_not_finite_is_refused(name):
     case = CASES["dense"]()
@@ -301,7 +301,7 @@ def test_a_first_batch_whose_losses_are_not_finite_is_refused(name):
         assert not estimate(jax.random.key(0), case.params, batch, state)[2].finite
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_what_a_loss_masks_is_taken_as_it_is(name):
     def masked(outputs, targets):

@@ -68,7 +68,7 @@ def test_train_leaves_a_complete_record(name, tmp_path):
     assert figures == {"curves.png", "cost.png"} | ({"alignment.png"} if perturbs else set())
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "one_step"])
 def test_every_method_trains(name):
     config = load_config("digits").replace(estimator=name, **SMALL)

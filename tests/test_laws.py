@@ -76,7 +76,7 @@ def check_mean_and_variance(estimates, mean, variance):
     assert bias < 1 + 4 * np.sqrt(2 / 3)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("probes", "batch"), [(1, 4), (3, 2), (5, 1)])
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("dimension", [None, 2])
@@ -94,7 +94,7 @@ def test_variance_of_independent_probes(kind, dimension, probes, batch):
     check_mean_and_variance(estimates, mean, law)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("probes", "batch"), [(1, 1), (1, 2), (3, 1)])
 def test_variance_of_orthogonal_probes(probes, batch):
     case = linear_case(batch)
@@ -209,7 +209,7 @@ def test_control_variate_leaves_the_law_of_what_the_feedback_does_not_know(dimen
     assert bool((after.feedback[TAP].mean != known).any())
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("trainable", [None, {"in": False, "middle": True, "out": True}])
 @pytest.mark.parametrize(
     ("kind", "difference"),

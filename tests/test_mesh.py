@@ -50,7 +50,7 @@ def difference(one, other):
     return max(jax.tree.leaves(changes)) / 3e-3
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("estimator", ["nmnc", "vnc", "weight_mirror_manifold"])
 def test_every_layout_gives_the_numbers_of_one_device(estimator):
     one, _ = trained(estimator=estimator)

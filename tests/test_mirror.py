@@ -165,7 +165,7 @@ def error_of(tree, exact):
     return max(jax.tree.leaves(errors))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", MODELS)
 def test_exact_mirrors_give_the_exact_gradient(name):
     model, estimator = MODELS[name], mirror(MODELS[name])
@@ -183,7 +183,7 @@ def test_exact_mirrors_give_the_exact_gradient(name):
     chex.assert_trees_all_close(again, info.credit, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_estimate_of_the_weights_is_unbiased(name):
     """The mean over replicates to the weights, over what chance gives."""

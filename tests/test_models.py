@@ -186,7 +186,7 @@ LANGUAGE = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_a_language_model_learns_characters(name):
     inputs, targets, letters = text()

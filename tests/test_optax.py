@@ -168,7 +168,7 @@ def test_what_is_left_out_exists():
     assert len(COVERED) > 100
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", COVERED)
 def test_takes_every_estimators_gradients_as_those_of_jax_grad(name, gradients):
     """One trace for all estimators; backpropagation's updates are those of jax.grad."""

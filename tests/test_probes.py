@@ -79,7 +79,7 @@ def unit(shape):
     return jax.random.normal(jax.random.key(11), shape)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case_name", CASES)
 def test_jvp_response_is_the_directional_derivative(case_name):
     case = CASES[case_name]()

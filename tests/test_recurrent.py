@@ -32,7 +32,7 @@ def chained(case, **probe):
     )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("difference", "tolerance"), [("jvp", 1e-5), ("central", 3e-3)])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_mirror_in_time_of_whole_frames_is_backpropagation_through_time(
@@ -168,7 +168,7 @@ def test_a_network_read_at_its_end_has_a_matrix_for_each_step_before_it():
     np.testing.assert_allclose(learned, by_step, atol=0.12)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("control_variate", [False, True])
 @pytest.mark.parametrize("loss", [timed_loss, whole_loss])
 def test_credit_by_the_loss_is_unbiased_through_time(loss, control_variate):

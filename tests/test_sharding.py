@@ -69,7 +69,7 @@ def two_steps(estimator, params, batch, state):
     return gradients, state, info
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_default_mesh_of_jax_gives_the_numbers_of_one_device(name):
     estimator = made(name)
@@ -89,7 +89,7 @@ def test_the_default_mesh_of_jax_gives_the_numbers_of_one_device(name):
     np.testing.assert_allclose(report.loss, info.loss, rtol=1e-5)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", METHODS)
 def test_inside_shard_map_each_device_makes_its_own_estimate(name):
     """With the default check_vma; the mean of the devices' estimates, each of its own rows."""
@@ -136,7 +136,7 @@ def test_eight_devices_divide_the_probe_pass(name, rows):
     assert operations[1] < 1.25 * operations[0] / 8
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_gradients_have_the_shardings_of_divided_parameters(name, kind):
@@ -157,7 +157,7 @@ def test_gradients_have_the_shardings_of_divided_parameters(name, kind):
         assert {leaf.sharding.spec for leaf in jax.tree.leaves(found)} == {P("data", None)}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["nmnc", "vnc", "forward_gradient", "weight_perturbation"])
 def test_probes_are_divided_over_an_axis(name):
     estimator = made(name)
@@ -209,7 +209,7 @@ DIVIDED = {
 """Mesh, model, shapes and divisions of the parameters, and those that a forward pass gathers."""
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", ["backprop", "nmnc", "vnc", "forward_gradient"])
 @pytest.mark.parametrize("way", DIVIDED)
 def test_a_step_gathers_only_the_parameters_that_a_forward_pass_does(way, name):

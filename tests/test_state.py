@@ -28,7 +28,7 @@ def parameters(units, outputs):
     }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["nmnc", "vnc", "control_variate", "weight_mirror"])
 def test_what_the_caller_decides_is_what_the_program_decides(name):
     case = CASES["dense"]()
@@ -85,7 +85,7 @@ def test_a_step_with_nothing_due_does_not_probe():
     assert cost(Due(probe=True, move=False)) > 1.3 * nothing
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["nmnc", "vnc", "control_variate", "weight_mirror"])
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_bad_batch_leaves_the_memory_as_it_was(name, part):

@@ -146,7 +146,7 @@ def plain(p, x, tap):
     return tap("h4", jnp.where(p["in"][0, 0] > 0, jnp.sin(h), jnp.cos(h))) @ p["out"]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["backprop", "nmnc", "vnc", "forward_gradient", "weight_mirror"])
 def test_a_form_of_the_tap_changes_nothing(name):
     case, loss = ZOO["in forms"]

@@ -20,7 +20,7 @@ def _promotion_that_optax_takes():
         yield
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["nmnc", "forward_gradient", "backprop"])
 def test_a_chain_with_an_estimator_goes_the_estimators_way(name):
     case = CASES["dense"]()

@@ -37,7 +37,7 @@ class Dropped(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5)(h, deterministic=not train))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", EXACT)
 def test_all_passes_of_a_step_have_the_masks_of_the_clean_pass(name):
     model = Dropped()
@@ -110,7 +110,7 @@ def with_statistics(p, x, tap, *, statistics, train=True):
     return tap("hidden", jnp.tanh(h - used[None])) @ p["out"], new
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_aux_is_that_of_the_clean_pass(name):
     methods = {
@@ -169,7 +169,7 @@ def smooth(p, x, tap):
     return tap("second", jnp.tanh(h @ p["middle"])) @ p["out"]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher", "orthogonal"])
 @pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
 def test_chunks_do_not_matter_whatever_the_generator(implementation, kind):
@@ -197,7 +197,7 @@ def test_finite_differences_run_at_the_highest_precision(name):
     assert len(products) >= 3
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_float64_under_strict_promotion(name):
     with jax.enable_x64(True):

@@ -81,7 +81,7 @@ def bias_of(estimator, state, case, loss, alone, replicates=REPLICATES, seed=0):
     return error / (chance + 1e-9 * (exact**2).sum())
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ZOO)
 def test_unbiased_or_refused_by_name(name, method):
