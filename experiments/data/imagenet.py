@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from experiments.data.catalogue import open_sources
 from experiments.data.dataset import Examples, OfClasses, batch_indices, check_batch
@@ -160,7 +160,7 @@ def crop_centre(content: bytes, side: int, name: str = NAME) -> np.ndarray:
         width, height = upright_size(image)
         length = CENTRE * min(width, height)
         left, top = (width - length) / 2, (height - length) / 2
-        return _resized(image, (left, top, left + length, top + length), side)
+        return np.asarray(_resized(image, (left, top, left + length, top + length), side))
 
 
 def crop_at_random(
@@ -175,11 +175,11 @@ def crop_at_random(
         across, down = min((area * ratio) ** 0.5, width), min((area / ratio) ** 0.5, height)
         left, top = random.uniform(0, width - across), random.uniform(0, height - down)
         crop = _resized(image, (left, top, left + across, top + down), side)
-        return np.ascontiguousarray(crop[:, ::-1]) if random.integers(2) else crop
+        return np.asarray(ImageOps.mirror(crop) if random.integers(2) else crop)
 
 
-def _resized(image: Image.Image, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """Returns a part of an upright image as a square, uint8.
+def _resized(image: Image.Image, box: tuple[float, float, float, float], side: int) -> Image.Image:
+    """Returns a part of an upright image as a square.
 
     JPEG is decoded at a reduced size, which is cheaper, but not below the size of the square.
     """
@@ -192,7 +192,6 @@ def _resized(image: Image.Image, box: tuple[float, float, float, float], side: i
     scaled = tuple(edge * scale[place % 2] for place, edge in enumerate(box))
     limits = (0.0, 0.0, *map(float, whole.size))
     inside = tuple(min(edge, limits[2 + place % 2]) for place, edge in enumerate(scaled))
-    square = whole.resize(
+    return whole.resize(
         (side, side), Image.Resampling.BILINEAR, (inside[0], inside[1], inside[2], inside[3])
     )
-    return np.asarray(square)
