@@ -207,17 +207,14 @@ def main() -> None:
         )
         rows += measure(name, model, options, images)
         write_table(options.out / "imagenet.csv", rows)
-    columns = ["model", "method", "images_per_second", "over_backprop", "over_forward",
-               "share_of_rate", "gigaflop", "gigabytes"]  # fmt: skip
-    print_table([row for row in rows if row["part"] == "step"], columns)
-    print_table(
-        [row for row in rows if row["part"] == "trace"],
-        ["model", "operation", "share", "milliseconds"],
-    )
-    print_table(
-        [row for row in rows if row["part"] == "basis update"],
-        ["model", "method", "milliseconds", "share_of_step"],
-    )
+    shown = {
+        "step": ["model", "method", "images_per_second", "over_backprop", "over_forward",
+                 "share_of_rate", "gigaflop", "gigabytes"],
+        "trace": ["model", "operation", "share", "milliseconds"],
+        "basis update": ["model", "method", "milliseconds", "share_of_step"],
+    }  # fmt: skip
+    for part, columns in shown.items():
+        print_table([row for row in rows if row["part"] == part], columns)
     save(draw(rows, f"batch {options.batch}, {jnp.dtype(dtype).name}"),
          options.out / "imagenet.png")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that stops goes on to the same numbers, and damage is told."""
+"""Checkpoints: a run that stops goes on to the same numbers, and damage is reported."""
 
 import json
 import os
@@ -138,18 +138,18 @@ def test_a_comparison_goes_on(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Two checkpoints, and what was told."""
-    told = []
-    checkpoints = Checkpoints(tmp_path / "c", told.append)
+    """Two checkpoints, and what was reported."""
+    reported = []
+    checkpoints = Checkpoints(tmp_path / "c", reported.append)
     for step in (1, 2, 3):
         checkpoints.save(step, jax.tree.map(lambda leaf, s=step: leaf + s, TREE))
     checkpoints.close()
-    return tmp_path / "c", told
+    return tmp_path / "c", reported
 
 
 def restored(saved):
-    directory, told = saved
-    checkpoints = Checkpoints(directory, told.append)
+    directory, reported = saved
+    checkpoints = Checkpoints(directory, reported.append)
     found = checkpoints.restore(TREE)
     checkpoints.close()
     return found
@@ -180,14 +180,14 @@ def flip_a_bit(directory):
         (lambda d: (d / "manifests" / "3.json").unlink(), "because writing was interrupted"),
     ],
 )
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(damage, message, saved):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, message, saved):
     damage(saved[0])
     step, tree = restored(saved)
     assert step == 2
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 2), tree, TREE)
-    (told,) = saved[1]
-    assert told.startswith("checkpoint 3 is damaged")
-    assert message in told
+    (reported,) = saved[1]
+    assert reported.startswith("checkpoint 3 is damaged")
+    assert message in reported
     # The damaged one is kept aside, and a new one may take its place.
     again = Checkpoints(saved[0], saved[1].append)
     again.save(3, TREE)

@@ -166,9 +166,9 @@ def test_claims_run_and_go_on(name, tmp_path, capsys, monkeypatch):
         path = archive(tmp_path / "v4.zip", responses=responses, rdms_it=rdms)
         seeds += ["--neural", str(path)]
     main([name, *short, *seeds, "--out", str(out)])
-    told = capsys.readouterr().out
-    assert "verdict: " in told
-    assert ": measured" in told
+    output = capsys.readouterr().out
+    assert "verdict: " in output
+    assert ": measured" in output
     for suffix in ("csv", "png"):
         assert (out / f"{name}.{suffix}").stat().st_size > 300
     verdicts = json.loads((out / "verdicts.json").read_text())
@@ -241,13 +241,13 @@ def test_recurrent_networks_are_judged_by_the_rank_that_they_chose():
         for (method, rank), curve in losses.items() for probes, loss in curve.items()
         for seed in range(3)
     ]  # fmt: skip
-    told = {v.statement.removeprefix("match, 8 units: "): v for v in recurrent.judged(rows)}
-    ahead = told["with 4 probes a step nmnc learns more"]
+    verdicts = {v.statement.removeprefix("match, 8 units: "): v for v in recurrent.judged(rows)}
+    ahead = verdicts["with 4 probes a step nmnc learns more"]
     assert (ahead.verdict, ahead.mean) == ("supported", pytest.approx(np.log2(4 / 1.1)))
-    assert told["with 32 probes a step nmnc learns more"].mean == pytest.approx(0)
+    assert verdicts["with 32 probes a step nmnc learns more"].mean == pytest.approx(0)
     best = "probes the rank chosen on the run learns more than the best fixed one (4)"
-    assert [told[f"with {p} {best}"].mean for p in (4, 32)] == pytest.approx([1, 1])
-    fewer = told["nmnc needs fewer probes for 1.2 times backpropagation's loss"]
+    assert [verdicts[f"with {p} {best}"].mean for p in (4, 32)] == pytest.approx([1, 1])
+    fewer = verdicts["nmnc needs fewer probes for 1.2 times backpropagation's loss"]
     assert fewer.mean == pytest.approx(3 * (4 - 1.2) / (4 - 1.1))
 
 

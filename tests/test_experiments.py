@@ -194,7 +194,7 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
         (["digits", "--batch", "5000"], "batch is 5000; the training set takes at most"),
     ],
 )
-def test_mistakes_are_told(arguments, message, tmp_path):
+def test_mistakes_end_with_an_error(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train.main([*arguments, *(["--out", str(tmp_path / "run")] if arguments else [])])
 
@@ -230,10 +230,10 @@ def test_help_explains_every_field(capsys):
     with pytest.raises(SystemExit) as stopped:
         train.main(["--help"])
     assert stopped.value.code == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for field in load_config("digits").fields():
-        assert "--" + field.replace("_", "-") in told
-    assert "Seed of initial weights" in told
+        assert "--" + field.replace("_", "-") in output
+    assert "Seed of initial weights" in output
 
 
 def test_a_table_holds_what_its_rows_hold(tmp_path):

@@ -275,7 +275,7 @@ def test_many_classes_and_single_images(tmp_path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["zip", "tar"])
-def test_what_is_wrong_is_told(change, message, form, tmp_path, cache):
+def test_what_is_wrong_is_named(change, message, form, tmp_path, cache):
     with pytest.raises(UserError, match=message):
         load(FORMS[form](tmp_path, change(members())))
     assert not cache.exists()
@@ -309,8 +309,8 @@ def test_a_streamed_folder_gives_the_numbers_of_memory(fields, tmp_path, monkeyp
     monkeypatch.setattr(data, "LIMIT", 24 * side * side * 3 * 4 - 1)
     for _ in range(2):  # The second time from the cache.
         streamed = load(path, **fields)
-        told = capsys.readouterr().out
-        assert f"{path} is read during training: its images would take 0.0 GB" in told
+        output = capsys.readouterr().out
+        assert f"{path} is read during training: its images would take 0.0 GB" in output
         assert (streamed.train_size, streamed.test_size) == (held.train_size, held.test_size)
         assert (streamed.outputs, streamed.chance) == (held.outputs, held.chance)
         for rows in (np.arange(4), np.array([1, 3])):

@@ -275,7 +275,7 @@ def test_a_mask_that_does_not_fit_is_refused():
 
 @pytest.mark.parametrize(("share", "manifold_wins"), [(0.6, True), (0.1, False)])
 def test_manifold_aligns_better_when_its_share_exceeds_d_over_n(share, manifold_wins):
-    """With d/n = .25 at the tap, the crossover lies between these shares."""
+    """With d/n = .25 at the tap, the crossover is between these shares."""
     units, dimension = 32, 8
     basis = basis_of(units, dimension)
     random = jax.random.normal(jax.random.key(3), (3, units))

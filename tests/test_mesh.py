@@ -118,9 +118,9 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
     while not (two / "metrics.jsonl").exists() and processes[0].poll() is None:
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
-    told = outputs_of(processes, 120)
-    if "stopped at step" in told[0]:
-        assert "stopped at step" in told[1]
+    outputs = outputs_of(processes, 120)
+    if "stopped at step" in outputs[0]:
+        assert "stopped at step" in outputs[1]
         outputs_of(start_processes(two, "--resume"), 120)
     assert difference(last_network(tmp_path / "one"), last_network(two)) < 1e-3
     for one, other in zip(without_time(tmp_path / "one"), without_time(two), strict=True):

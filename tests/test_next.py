@@ -37,7 +37,7 @@ def whole_frames(probe):
 @pytest.mark.parametrize("scope", ["each_tap", "all_taps"])
 @pytest.mark.parametrize(("difference", "tolerance"), [("jvp", 1e-5), ("central", 2e-3)])
 def test_whole_frames_give_the_exact_gradient(scope, difference, tolerance):
-    """A linear stage is learned exactly, what lies between is exact: so is the credit."""
+    """A linear stage is learned exactly, what is between them is exact: so is the credit."""
     probe = Probe(num=8, kind="orthogonal", difference=difference, sigma=1e-1, scope=scope)
     estimator, batch = whole_frames(probe), batch_of((4, 5))
     state = estimator.init(PARAMS, batch)

@@ -150,7 +150,7 @@ def test_exact_lags_give_the_exact_credit_and_a_horizon_cuts_them_off():
         )
         state = state._replace(feedback={"state": known})
         got = credit_from_state(linear_in_time, timed_loss, LINEAR, BATCH, state)["state"]
-        late = STEPS - lags  # from here on, no output lies beyond the horizon
+        late = STEPS - lags  # from here on, no output is beyond the horizon
         np.testing.assert_allclose(got[late:], exact["state"][late:], rtol=1e-4, atol=1e-6)
         assert late == 0 or np.abs(got[:late] - exact["state"][:late]).max() > 0.01
 

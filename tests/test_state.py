@@ -33,16 +33,16 @@ def parameters(units, outputs):
 def test_what_the_caller_decides_is_what_the_program_decides(name):
     case = CASES["dense"]()
     estimator = ESTIMATORS[name](case.apply_fn, squared_error)
-    state = told = estimator.init(case.params, case.batch)
+    state = scheduled = estimator.init(case.params, case.batch)
     inside = jax.jit(estimator.estimate)
     outside = jax.jit(estimator.estimate, static_argnames="due")
     for step in range(5):
         key, batch = jax.random.key(step), batch_of((4, 5), seed=step)
         found, state, _ = inside(key, case.params, batch, state)
         again = jax.random.key(step)
-        same, told, _ = outside(again, case.params, batch, told, due=estimator.due(step))
+        same, scheduled, _ = outside(again, case.params, batch, scheduled, due=estimator.due(step))
         chex.assert_trees_all_close(found, same, rtol=1e-4, atol=1e-5)
-    chex.assert_trees_all_close(state, told, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(state, scheduled, rtol=1e-4, atol=1e-5)
 
 
 def test_the_schedule_is_that_of_the_settings():

@@ -42,9 +42,9 @@ def test_a_chain_with_an_estimator_goes_the_estimators_way(name):
             theirs = optax.apply_updates(theirs, updates)
         return ours, theirs, info.loss, optax.tree.get(chained, "loss")
 
-    ours, theirs, loss, told = both(case.params)
+    ours, theirs, loss, reported = both(case.params)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_close(loss, told)
+    chex.assert_trees_all_close(loss, reported)
 
 
 def test_an_update_without_its_arguments_is_refused():
@@ -76,7 +76,7 @@ def test_each_group_has_its_estimators_gradient():
     state = estimator.init(case.params, case.batch)
     gradients, after, info = estimate(key, case.params, state)
     estimate(key, case.params, after)
-    alone, _, told = jax.jit(noise.estimate)(
+    alone, _, reported = jax.jit(noise.estimate)(
         jax.random.split(key)[0], case.params, case.batch, state["noise"]
     )
     exact = exact_gradient(case.apply_fn, squared_error, case.params, case.batch)
@@ -85,7 +85,7 @@ def test_each_group_has_its_estimators_gradient():
         chex.assert_trees_all_close(
             gradients["params"][layer], expected["params"][layer], rtol=1e-4, atol=1e-6
         )
-    chex.assert_trees_all_close(info.credit, told.credit, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(info.credit, reported.credit, rtol=1e-4, atol=1e-6)
 
 
 def test_backpropagation_of_a_group_goes_no_deeper_than_the_group():
