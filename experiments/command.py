@@ -51,22 +51,26 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
     )
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}; --help lists the fields")
-    check_features(defaults.config, parsed.config, arguments)
+    check_layers(defaults.config, parsed.config, arguments)
     return parsed
 
 
-def check_features(default: Config, config: Config, arguments: Sequence[str]) -> None:
-    """Checks that a changed architecture does not keep the features of the default one.
+def check_layers(default: Config, config: Config, arguments: Sequence[str]) -> None:
+    """Checks that the fields of layers belong to the chosen architecture.
 
     Raises:
-        UserError: if `model` differs from the default's and `features` is not given.
+        UserError: if `model` differs from the default's and `features` is not given, or a field of
+            another architecture is given.
     """
     before, model = default.model, config.model
-    named = any(argument.partition("=")[0] == "--features" for argument in arguments)
-    if model.name != before.name and model.features and not named:
+    named = {argument.partition("=")[0] for argument in arguments}
+    if model.name != before.name and model.features and "--features" not in named:
         model.refuse(
             "features", f"they are {before.name}'s, and {model.name} takes --features of its layers"
         )
+    for field in ("strides", "dense"):
+        if model.name != "conv" and f"--{field}" in named:
+            model.refuse(field, f"{model.name} does not use it, only conv does")
 
 
 def take(options: Callable[..., Options], arguments: Sequence[str], **settings: Any) -> Any:

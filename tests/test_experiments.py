@@ -191,6 +191,7 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
             "digits takes a network of other inputs",
         ),
         (["photos", "--model", "mlp"], "they are conv's, and mlp takes --features"),
+        (["digits", "--model", "mlp", "--features", "8", "--dense", "9"], "mlp does not use it"),
         (["digits", "--batch", "5000"], "batch is 5000; the training set takes at most"),
     ],
 )

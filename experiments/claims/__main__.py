@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from experiments import claims
 from experiments.claims.study import Options, Study
-from experiments.command import check_features, run_command, take
+from experiments.command import check_layers, run_command, take
 from experiments.configs import load_config
 from experiments.configuration import same_config, write_config
 from experiments.data import TASKS, load, load_in_memory
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         prog=f"python -m experiments.claims {name}",
         description=claim.__doc__,
     )
-    check_features(config, options.config, arguments)
+    check_layers(config, options.config, arguments)
     config = checked(options.config)
     seeds = config.run.seeds(options.seeds)
     if options.resume and options.out is None:
