@@ -23,8 +23,15 @@ def check_sigma(sigma: float) -> None:
         raise ValueError(f"sigma is {sigma}; it takes a positive finite number")
 
 
-def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
+def check_precision(
+    difference: str, arrays: Mapping[str, Any], takes: str = 'difference="jvp"'
+) -> None:
     """Checks that finite differences are taken in at least float32.
+
+    Args:
+        difference: how the response is measured.
+        arrays: what is checked, by the name that a message gives it.
+        takes: what the message offers beside a float32 pass.
 
     Raises:
         ValueError: if an array is bfloat16 or float16 and `difference` is not "jvp": the rounding
@@ -35,7 +42,7 @@ def check_precision(difference: str, arrays: Mapping[str, Any]) -> None:
         if difference != "jvp" and floating and jnp.finfo(array.dtype).bits < 32:
             raise ValueError(
                 f"difference is {difference!r} and {name} is {array.dtype}, whose rounding hides "
-                'the response; it takes difference="jvp", or a float32 pass'
+                f"the response; it takes {takes}, or a float32 pass"
             )
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from nmnc_jax.types import DType
+
 Origins = frozenset[int]
 
 
@@ -166,3 +168,36 @@ def primitives_of(traced: ClosedJaxpr | Jaxpr) -> set[str]:
         for inner in inner_traces(equation):
             names |= primitives_of(inner)
     return names
+
+
+def dtypes_after(traced: ClosedJaxpr | Jaxpr, places: Origins) -> set[DType]:
+    """Returns the dtypes of all values that depend on some arguments, nested ones included.
+
+    Inside a loop or a branch every value counts as dependent.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from nmnc_jax.dependence import dtypes_after
+        >>> def function(a, b):
+        ...     return a.astype(jnp.bfloat16) + 1, b * 2
+        >>> traced = jax.make_jaxpr(function)(1.0, 2.0)
+        >>> [{str(dtype) for dtype in dtypes_after(traced, frozenset([n]))} for n in (0, 1)]
+        [{'bfloat16'}, {'float32'}]
+    """
+    jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
+    known = {variable: frozenset([n]) for n, variable in enumerate(jaxpr.invars)}
+    dtypes = set()
+    for equation, arguments, found in followed(jaxpr, known):
+        reached = frozenset(n for n, origins in enumerate(arguments) if origins & places)
+        if not reached:
+            continue
+        for variable, sources in zip(equation.outvars, found.results, strict=True):
+            if sources & reached:
+                dtypes.add(variable.aval.dtype)
+        for inner in inner_traces(equation):
+            alike = len(inner.invars) == len(equation.invars)
+            straight = alike and equation.primitive.name not in ("scan", "while")
+            dtypes |= dtypes_after(
+                inner, reached if straight else frozenset(range(len(inner.invars)))
+            )
+    return dtypes

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nmnc_jax.checks import check_key
 from nmnc_jax.schedule import check_due
 from nmnc_jax.types import Array, Batch, Due, Estimator, Info, Params, PyTree
 
@@ -75,7 +76,13 @@ def grouped(estimators: Mapping[str, Estimator], labels: PyTree) -> Estimator:
         if not isinstance(state, dict) or set(state) != set(estimators):
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"state has the groups {got}; it takes {sorted(estimators)}")
+        check_key(key)
         dues = [None] * len(estimators) if due is None else check_due(due).groups
+        if len(dues) != len(estimators):
+            raise ValueError(
+                f"due is for {len(dues)} groups; it takes what the due(step) of the estimator of "
+                f"{len(estimators)} groups returns"
+            )
         keys = jax.random.split(key, len(estimators))
         estimates = [
             estimator.estimate(group_key, params, batch, state[group], due=group_due, **kwargs)

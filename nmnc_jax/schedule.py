@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from nmnc_jax.sharding import loop
 from nmnc_jax.types import Array, Due
@@ -45,6 +46,11 @@ def check_due(due: Any) -> Due:
         raise ValueError(
             f"due is {due!r}; it takes what estimator.due(step) returns, as a static argument, or "
             "None"
+        )
+    if isinstance(due.probe, Tracer) or isinstance(due.move, Tracer):
+        raise ValueError(
+            "due is traced; it takes what estimator.due(step) returns, as a static argument: "
+            'jax.jit(..., static_argnames="due")'
         )
     return due
 

@@ -31,7 +31,9 @@ def as_transformation(estimator: Estimator, batch: Batch) -> optax.GradientTrans
     not finite leaves the estimator's state unchanged. To skip the update of the parameters too,
     wrap the rest of the chain: ``optax.chain(as_transformation(...), optax.apply_if_finite(
     optimiser, 5))``. A wrapper around the whole chain would check the incoming updates, not the
-    estimated gradients.
+    estimated gradients. For the same reason `optax.MultiSteps` wraps the rest of the chain: around
+    the whole chain it would estimate from the last batch alone and leave out those before. The
+    model receives no keyword arguments; what it needs in a step belongs in the batch's inputs.
 
     Args:
         estimator: any estimator of the library.

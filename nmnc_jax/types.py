@@ -110,7 +110,7 @@ class Estimator(NamedTuple):
             batch-mean loss. `due` is a static argument, the value of ``due(step)`` for this step,
             so that the compiled step contains no work that is not due; with None the program
             decides by the step count in the state. Every pass of the step gives ``kwargs`` to
-            ``apply_fn``.
+            ``apply_fn``; `key` and `due` are not among them.
         due: ``due(step) -> Due``, in plain Python.
 
     Example:

@@ -277,8 +277,32 @@ def test_bfloat16_trains_with_jvp_probes_and_is_refused_with_differences():
     message = r"tap 'hidden' is bfloat16.*difference=\"jvp\", or a float32 pass"
     with pytest.raises(ValueError, match=message):
         nmnc(apply_fn, squared_error, rank=4, probe=Probe(difference="central")).init(*half)
-    with pytest.raises(ValueError, match=r"bfloat16.*float32 pass"):
+    remedy = r"bfloat16.*it takes weight_forward_gradient, or a float32 pass"
+    with pytest.raises(ValueError, match=remedy):
         nmnc_jax.weight_perturbation(apply_fn, squared_error).init(*half)
+    nmnc_jax.weight_forward_gradient(apply_fn, squared_error).init(*half)
+
+
+def test_bfloat16_behind_float32_parameters_is_refused_with_differences_of_those_it_rounds():
+    inputs, targets = jnp.ones((5, 4)), jnp.ones((5, 3))
+    params = {"in": jnp.ones((4, 6)) / 4, "out": jnp.ones((6, 3)) / 6}
+
+    @jax.jit
+    def rounded(inputs, weights):
+        return (inputs.astype(jnp.bfloat16) @ weights.astype(jnp.bfloat16)).astype(jnp.float32)
+
+    def apply_fn(params, inputs, tap):
+        return tap("hidden", rounded(inputs, params["in"])) @ params["out"]
+
+    batch = inputs, targets
+    message = "a value computed from params is bfloat16"
+    estimator = nmnc_jax.weight_perturbation(apply_fn, squared_error)
+    with pytest.raises(ValueError, match=message):
+        estimator.init(params, batch)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(estimator.estimate)(jax.random.key(0), params, batch, ())
+    trainable = {"in": False, "out": True}
+    nmnc_jax.weight_perturbation(apply_fn, squared_error, trainable=trainable).init(params, batch)
 
 
 @pytest.mark.sampled(9)

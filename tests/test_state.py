@@ -61,6 +61,15 @@ def test_the_schedule_is_that_of_the_settings():
     state = estimator.init(case.params, case.batch)
     with pytest.raises(ValueError, match=r"due is 3; it takes what estimator.due\(step\) returns"):
         estimator.estimate(jax.random.key(0), case.params, case.batch, state, due=3)
+    with pytest.raises(ValueError, match=r"due is traced; .* static_argnames=\"due\""):
+        jax.jit(estimator.estimate)(
+            jax.random.key(0), case.params, case.batch, state, due=estimator.due(0)
+        )
+    together = both.init(case.params, case.batch)
+    with pytest.raises(ValueError, match=r"due is for 0 groups; .* of 2 groups"):
+        both.estimate(jax.random.key(0), case.params, case.batch, together, due=estimator.due(0))
+    with pytest.raises(ValueError, match=r"key is a int; it takes a key from jax.random.key"):
+        both.estimate(0, case.params, case.batch, together)
 
 
 def test_a_step_with_nothing_due_does_not_probe():

@@ -152,6 +152,8 @@ def test_lift_and_project_are_inverse_on_the_subspace():
     ("make", "message"),
     [
         (lambda x: pca(8).init("x", x), "rank is 8; tap 'x' takes 1 to 7"),
+        (lambda x: pca("auto").init("x", x), "rank is 'auto'; it takes a whole number, or a dict"),
+        (lambda x: pca({"x": 2.0}).init("x", x), "rank is 2.0; it takes a whole number, or a dict"),
         (lambda x: random_subspace(0).init("x", x), "rank is 0; tap 'x' takes 1 to 7"),
         (lambda x: pca({"y": 3}).init("x", x), r"rank has no entry for tap 'x'.*\['y'\]"),
         (lambda x: pca(2, update_every=0), "update_every is 0; it takes a whole number"),

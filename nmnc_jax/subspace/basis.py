@@ -1,5 +1,6 @@
 """The basis of a tap, what a state remembers of it, and the way in which it is chosen."""
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -95,7 +96,12 @@ def rank_of(rank: Rank | Mapping[str, int | None], name: str, units: int) -> int
         if name not in rank:
             raise ValueError(f"rank has no entry for tap {name!r}; it has {sorted(rank)}")
         rank = rank[name] or 0
-    assert isinstance(rank, int)
+    try:
+        rank = operator.index(rank)
+    except TypeError:
+        raise ValueError(
+            f"rank is {rank!r}; it takes a whole number, or a dict of them by tap name"
+        ) from None
     if not 1 <= rank <= units:
         raise ValueError(f"rank is {rank}; tap {name!r} takes 1 to {units} (its units)")
-    return int(rank)
+    return rank

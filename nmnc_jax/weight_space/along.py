@@ -10,6 +10,7 @@ from nmnc_jax.backprop import EmptyState
 from nmnc_jax.checks import check_batch, check_count, check_key, check_precision, named_leaves
 from nmnc_jax.correlate import mean_over_probes
 from nmnc_jax.credit import check_first_losses, info_from, losses_of
+from nmnc_jax.dependence import dtypes_after
 from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, no_tap
 from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
@@ -52,14 +53,16 @@ def along_weights(
         raise ValueError(f"kind is {kind!r}; it takes one of {list(get_args(Kind))}")
     sample = jax.random.normal if kind == "gaussian" else jax.random.rademacher
 
-    def checked(params: Params, outputs: Any) -> list[bool]:
+    def checked(model: Model, params: Params, inputs: Any, outputs: Any) -> list[bool]:
         """Checks that the model can be perturbed, and returns which leaves are."""
         named = {
             f"params{place}": leaf for place, leaf in named_leaves(params) if _is_floating(leaf)
         }
         named |= {f"the output{place}": leaf for place, leaf in named_leaves(outputs)}
-        check_precision(difference, named)
         chosen = _chosen(trainable, params)
+        if difference != "jvp":
+            named |= _narrowest(model, params, inputs, chosen)
+        check_precision(difference, named, takes="weight_forward_gradient")
         for (place, leaf), on in zip(named_leaves(params), chosen, strict=True):
             if on and jnp.issubdtype(jax.typeof(leaf).dtype, jnp.complexfloating):
                 raise ValueError(
@@ -73,8 +76,9 @@ def along_weights(
     ) -> EmptyState:
         del key
         inputs, _ = check_batch(batch)
-        outputs = Model(apply_fn, has_aux, kwargs)(params, inputs, no_tap)
-        checked(params, outputs)
+        model = Model(apply_fn, has_aux, kwargs)
+        outputs = model(params, inputs, no_tap)
+        checked(model, params, inputs, outputs)
         check_first_losses(loss_fn, outputs, batch)
         return EmptyState()
 
@@ -94,7 +98,7 @@ def along_weights(
         outputs, aux = model.outputs_and_aux(params, inputs, no_tap)
         losses = losses_of(loss_fn, outputs, targets)
         leaves, tree = jax.tree.flatten(params)
-        chosen = checked(params, outputs)
+        chosen = checked(model, params, inputs, outputs)
         places = [
             place
             for place, (leaf, on) in enumerate(zip(leaves, chosen, strict=True))
@@ -156,6 +160,17 @@ def _chosen(trainable: Mask, params: Params) -> list[bool]:
             "trainable chooses no parameter; it takes a mask that chooses at least one"
         )
     return chosen
+
+
+def _narrowest(
+    model: Model, params: Params, inputs: Any, chosen: list[bool]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the narrowest kind of number in which the model computes with chosen parameters."""
+    traced = jax.make_jaxpr(lambda params: model(params, inputs, no_tap))(params)
+    places = frozenset(place for place, on in enumerate(chosen) if on)
+    dtypes = [d for d in dtypes_after(traced, places) if jnp.issubdtype(d, jnp.floating)]
+    narrowest = min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.float32)
+    return {"a value computed from params": jax.ShapeDtypeStruct((), narrowest)}
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -52,8 +52,9 @@ def weight_perturbation(
 
     Raises:
         ValueError: if `num`, `sigma`, `kind` or `difference` is out of range; (from init and
-            estimate) if the loss is reduced, a parameter or the output is bfloat16, or `trainable`
-            does not fit the parameters; (from init) if a loss is not finite.
+            estimate) if the loss is reduced, if a parameter, the output or a value between them is
+            bfloat16, or if `trainable` does not fit the parameters; (from init) if a loss is not
+            finite.
 
     Source:
         Spall 1992; Malladi et al. 2023 (arXiv 2305.17333).
