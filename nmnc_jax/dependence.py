@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from nmnc_jax.types import DType
@@ -201,3 +203,10 @@ def dtypes_after(traced: ClosedJaxpr | Jaxpr, places: Origins) -> set[DType]:
                 inner, reached if straight else frozenset(range(len(inner.invars)))
             )
     return dtypes
+
+
+def narrowest_after(traced: ClosedJaxpr | Jaxpr, places: Origins) -> jax.ShapeDtypeStruct:
+    """Returns the narrowest floating-point kind of what depends on some arguments, as a scalar."""
+    dtypes = [d for d in dtypes_after(traced, places) if jnp.issubdtype(d, jnp.floating)]
+    narrowest = min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.float32)
+    return jax.ShapeDtypeStruct((), narrowest)

@@ -283,7 +283,7 @@ def test_bfloat16_trains_with_jvp_probes_and_is_refused_with_differences():
     nmnc_jax.weight_forward_gradient(apply_fn, squared_error).init(*half)
 
 
-def test_bfloat16_behind_float32_parameters_is_refused_with_differences_of_those_it_rounds():
+def test_bfloat16_behind_float32_parameters_is_refused_with_differences_of_what_it_rounds():
     inputs, targets = jnp.ones((5, 4)), jnp.ones((5, 3))
     params = {"in": jnp.ones((4, 6)) / 4, "out": jnp.ones((6, 3)) / 6}
 
@@ -303,6 +303,19 @@ def test_bfloat16_behind_float32_parameters_is_refused_with_differences_of_those
         jax.jit(estimator.estimate)(jax.random.key(0), params, batch, ())
     trainable = {"in": False, "out": True}
     nmnc_jax.weight_perturbation(apply_fn, squared_error, trainable=trainable).init(params, batch)
+
+    def behind(params, inputs, tap):
+        return rounded(tap("hidden", inputs @ params["in"]), params["out"])
+
+    for make in (nmnc_jax.node_perturbation, nmnc_jax.vnc):
+        central, exact = (
+            lambda model, d=d, make=make: make(model, squared_error, probe=Probe(difference=d))
+            for d in ("central", "jvp")
+        )
+        with pytest.raises(ValueError, match="a value behind a tap is bfloat16"):
+            central(behind).init(params, batch)
+        exact(behind).init(params, batch)
+        central(apply_fn).init(params, batch)
 
 
 @pytest.mark.sampled(9)

@@ -1,8 +1,12 @@
 """The parts of an estimator, which are checked to fit together, and when each is due."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from nmnc_jax.checks import check_count, check_precision, named_leaves
+from nmnc_jax.dependence import narrowest_after
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.layout import Layout, Nodes
 from nmnc_jax.model_check import Choice, choices_of
@@ -10,6 +14,7 @@ from nmnc_jax.probes import Probe
 from nmnc_jax.readouts import READOUTS, Readout
 from nmnc_jax.schedule import check_due, due_at
 from nmnc_jax.subspace import Subspace
+from nmnc_jax.taps import Tap
 from nmnc_jax.types import Due
 
 
@@ -60,12 +65,17 @@ class Composition(NamedTuple):
         move, measure = self.scheduled(int(step))
         return Due(probe=bool(measure) or self.first.every_step, move=bool(move))
 
-    def check_passes(self, nodes: Nodes) -> None:
+    def check_passes(self, nodes: Nodes, forward: Callable[[Tap], Any]) -> None:
         """Checks that the arithmetic of the model is fine enough for the probes' differences."""
-        if (self.learns or self.first.every_step) and self.first.factored:
+        probes = (self.learns or self.first.every_step) and self.first.factored
+        if probes and self.probe.difference != "jvp":
             arrays = {f"tap {name!r}": shape for name, shape in nodes.taps.items()}
-            outputs = {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
-            check_precision(str(self.probe.difference), arrays | outputs)
+            arrays |= {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
+            check_precision(str(self.probe.difference), arrays)
+            noise = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in nodes.taps.items()}
+            traced = jax.make_jaxpr(lambda noise: forward(Tap(noise)))(noise)
+            narrowest = narrowest_after(traced, frozenset(range(len(noise))))
+            check_precision(str(self.probe.difference), {"a value behind a tap": narrowest})
 
 
 def composed(

@@ -137,7 +137,7 @@ def noise_correlation(
         model = Model(apply_fn, has_aux, kwargs)
         inputs, _ = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
-        parts.check_passes(nodes)
+        parts.check_passes(nodes, lambda tap: model(params, inputs, tap))
         tap = Tap(reader=read_weights_and_input)
         outputs = model(params, inputs, tap)
         if check:
@@ -174,7 +174,7 @@ def noise_correlation(
         model = Model(apply_fn, has_aux, kwargs)
         inputs, targets = check_batch(batch)
         nodes = trace_nodes(model, params, inputs)
-        parts.check_passes(nodes)
+        parts.check_passes(nodes, lambda tap: model(params, inputs, tap))
         nodes = check_state(state, nodes, subspace, parts.own, parts.readouts)
         if check and state.layout.settings != settings_of(kwargs):
             raise ValueError(

@@ -10,7 +10,7 @@ from nmnc_jax.backprop import EmptyState
 from nmnc_jax.checks import check_batch, check_count, check_key, check_precision, named_leaves
 from nmnc_jax.correlate import mean_over_probes
 from nmnc_jax.credit import check_first_losses, info_from, losses_of
-from nmnc_jax.dependence import dtypes_after
+from nmnc_jax.dependence import narrowest_after
 from nmnc_jax.sharding import on_any_mesh
 from nmnc_jax.taps import Model, no_tap
 from nmnc_jax.types import ApplyFn, Array, Batch, Due, Estimator, Info, LossFn, Params
@@ -61,7 +61,9 @@ def along_weights(
         named |= {f"the output{place}": leaf for place, leaf in named_leaves(outputs)}
         chosen = _chosen(trainable, params)
         if difference != "jvp":
-            named |= _narrowest(model, params, inputs, chosen)
+            traced = jax.make_jaxpr(lambda params: model(params, inputs, no_tap))(params)
+            places = frozenset(place for place, on in enumerate(chosen) if on)
+            named["a value computed from params"] = narrowest_after(traced, places)
         check_precision(difference, named, takes="weight_forward_gradient")
         for (place, leaf), on in zip(named_leaves(params), chosen, strict=True):
             if on and jnp.issubdtype(jax.typeof(leaf).dtype, jnp.complexfloating):
@@ -160,17 +162,6 @@ def _chosen(trainable: Mask, params: Params) -> list[bool]:
             "trainable chooses no parameter; it takes a mask that chooses at least one"
         )
     return chosen
-
-
-def _narrowest(
-    model: Model, params: Params, inputs: Any, chosen: list[bool]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the narrowest kind of number in which the model computes with chosen parameters."""
-    traced = jax.make_jaxpr(lambda params: model(params, inputs, no_tap))(params)
-    places = frozenset(place for place, on in enumerate(chosen) if on)
-    dtypes = [d for d in dtypes_after(traced, places) if jnp.issubdtype(d, jnp.floating)]
-    narrowest = min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.float32)
-    return {"a value computed from params": jax.ShapeDtypeStruct((), narrowest)}
 
 
 def _is_floating(leaf: Any) -> bool:
