@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import jax
@@ -50,7 +51,9 @@ def parse(command: str, options: Callable[..., Options], arguments: Sequence[str
         return_unknown_args=True,
     )
     if unknown:
-        raise UserError(f"unknown field {unknown[0]!r}; --help lists the fields")
+        flags = [f"--{field.replace('_', '-')}" for field in defaults.config.fields()]
+        near = "".join(f", like {flag}" for flag in get_close_matches(unknown[0], flags, 1))
+        raise UserError(f"unknown field {unknown[0]!r}; --help lists the fields{near}")
     check_layers(defaults.config, parsed.config, arguments)
     return parsed
 

@@ -1,6 +1,7 @@
 """Checks of arguments: each raises an error that names the argument, what it got and takes."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -11,16 +12,22 @@ from jax.core import Tracer
 from nmnc_jax.types import Batch
 
 
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raises a ValueError if an argument is not of a class of this library."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {value!r}; it takes a {kind.__name__}")
+
+
 def check_count(name: str, count: int) -> None:
     """Raises a ValueError if a count is not a positive whole number."""
-    if count != int(count) or count < 1:
-        raise ValueError(f"{name} is {count}; it takes a whole number of at least 1")
+    if not isinstance(count, Real) or count != int(count) or count < 1:
+        raise ValueError(f"{name} is {count!r}; it takes a whole number of at least 1")
 
 
 def check_sigma(sigma: float) -> None:
     """Raises a ValueError if a perturbation scale is not a positive finite number."""
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma is {sigma}; it takes a positive finite number")
+    if not isinstance(sigma, Real) or not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma is {sigma!r}; it takes a positive finite number")
 
 
 def check_precision(
@@ -52,7 +59,10 @@ def check_batch(batch: Batch) -> Batch:
         got = type(batch).__name__ + (f" of {len(batch)}" if hasattr(batch, "__len__") else "")
         raise ValueError(f"batch is a {got}; it takes a pair (inputs, targets)")
     for part, tree in zip(("inputs", "targets"), batch, strict=True):
-        for place, leaf in named_leaves(tree):
+        leaves = named_leaves(tree)
+        if isinstance(tree, list) and not any(hasattr(leaf, "shape") for _, leaf in leaves):
+            raise ValueError(f"batch {part} are a list of numbers; they take an array")
+        for place, leaf in leaves:
             if jnp.shape(leaf)[:1] == (0,):
                 raise ValueError(
                     f"batch {part}{place} has shape {jnp.shape(leaf)}; it takes at least one "

@@ -487,3 +487,35 @@ def test_a_perturbation_has_the_energy_of_the_activity_in_any_number_of_dimensio
     estimator.estimate(jax.random.key(1), params, batch, state)
     changes = [((values - inputs) ** 2).mean() for values in seen]
     assert max(changes) / (inputs**2).mean() == pytest.approx(0.1**2, rel=0.1)
+
+
+WRONG = {
+    "probe is 4; it takes a Probe": {"probe": 4},
+    "feedback is 'learned'; it takes a Feedback": {"feedback": "learned"},
+    "subspace is 'pca'; it takes a Subspace": {"subspace": "pca"},
+    "apply_fn is 3; it takes a function": {"apply_fn": 3},
+    r"called as apply_fn\(params, inputs, tap\): too many": {"apply_fn": lambda params, inputs: 0},
+    "loss_fn is 'mse'; it takes a function": {"loss_fn": "mse"},
+    "loss_fn returned None": {"loss_fn": lambda outputs, targets: None},
+    "batch inputs are a list of numbers": {"batch": ([[1.0], [2.0]], [0, 1])},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_arguments_of_another_kind_are_refused_by_name(message):
+    case = CASES["dense"]()
+    settings = {
+        "apply_fn": case.apply_fn, "loss_fn": squared_error, "batch": case.batch,
+        "subspace": nmnc_jax.pca(2), "readout": "output", "feedback": nmnc_jax.learned_feedback(),
+    } | WRONG[message]  # fmt: skip
+    batch = settings.pop("batch")
+    with pytest.raises(ValueError, match=message):
+        nmnc_jax.noise_correlation(**settings).init(case.params, batch)
+
+
+def test_probes_scales_and_counts_are_numbers():
+    with pytest.raises(ValueError, match="sigma is 'a'; it takes a positive finite number"):
+        Probe(sigma="a")
+    with pytest.raises(ValueError, match="num is 'a'; it takes a whole number of at least 1"):
+        Probe(num="a")
+    assert Probe(num=np.int64(2)).count() == 2

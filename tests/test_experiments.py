@@ -174,6 +174,7 @@ def test_compare_makes_one_table_and_shares_the_start(tmp_path, capsys):
         (["digit"], "unknown config 'digit'; there are characters, cifar10, cifar10_b"),
         (["digits", "--estimator", "magic"], "unknown estimator 'magic'; there are backprop"),
         (["digits", "--colour", "3"], "unknown field '--colour'"),
+        (["digits", "--learning-rat", "3"], "--help lists the fields, like --learning-rate"),
         (["digits", "--steps", "0"], "steps is 0; it takes at least 1"),
         (["digits", "--learning-rate", "-1"], "learning_rate is -1.0; it takes a positive number"),
         (["photos", "--strides", "2"], "strides is"),

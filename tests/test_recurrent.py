@@ -290,7 +290,7 @@ def test_bad_requests_are_refused():
         few.estimate(jax.random.key(0), case.params, case.batch, state)
     estimator = nmnc_jax.vnc(case.apply_fn, lambda y, t: ((y - t) ** 2).sum((-1, -2)).mean())
     state = nmnc_jax.vnc(case.apply_fn, squared_error).init(case.params, case.batch)
-    with pytest.raises(ValueError, match=r"or one for each time step, \(4, 7\), not reduced"):
+    with pytest.raises(ValueError, match=r"or one for each time step, \(4, 7\): not reduced"):
         estimator.estimate(jax.random.key(0), case.params, case.batch, state)
 
 

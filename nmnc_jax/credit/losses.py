@@ -16,14 +16,18 @@ def losses_of(loss_fn: LossFn, outputs: Any, targets: Any) -> Array:
     Raises:
         ValueError: if the loss is reduced, or is not one number per example or time step.
     """
+    if not callable(loss_fn):
+        raise ValueError(f"loss_fn is {loss_fn!r}; it takes a function")
     losses = loss_fn(outputs, targets)
+    if not hasattr(losses, "shape"):
+        raise ValueError(f"loss_fn returned {losses!r}; it takes one loss per example")
     batch = examples_of(outputs)
     timed = {leaf.shape[:2] for leaf in jax.tree.leaves(outputs) if leaf.ndim > 2}
     if losses.shape != (batch,) and losses.shape not in timed:
         also = "".join(f", or one for each time step, {shape}" for shape in sorted(timed))
         raise ValueError(
             f"loss_fn returned shape {losses.shape}; it takes one loss per example, "
-            f"{(batch,)}{also}, not reduced"
+            f"{(batch,)}{also}: not reduced over examples, and reduced over all other axes"
         )
     return losses
 

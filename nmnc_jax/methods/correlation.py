@@ -77,7 +77,7 @@ def nmnc(
             decay=basis_decay,
         ),
         readout=readout,
-        probe=probe.over(Probe(num=1, kind="orthogonal", difference="jvp")),
+        probe=Probe.over(probe, Probe(num=1, kind="orthogonal", difference="jvp")),
         feedback=learned_feedback(feedback_decay, update_every=update_every),
         **settings,
     )
@@ -125,7 +125,7 @@ def vnc(
         loss_fn,
         subspace=isotropic(),
         readout=readout,
-        probe=probe.over(Probe(num=1, difference="jvp")),
+        probe=Probe.over(probe, Probe(num=1, difference="jvp")),
         feedback=learned_feedback(feedback_decay, update_every=update_every),
         **settings,
     )

@@ -85,7 +85,7 @@ def forward_gradient(
         >>> estimator = forward_gradient(model, lambda outputs, targets: outputs.sum(-1),
         ...                              probe=Probe(num=1))
     """
-    probe = probe.over(Probe(difference="jvp"))
+    probe = Probe.over(probe, Probe(difference="jvp"))
     if probe.difference != "jvp":
         raise ValueError(f"probe.difference is {probe.difference!r}; forward_gradient takes 'jvp'")
     return node_perturbation(

@@ -73,7 +73,7 @@ def weight_mirror(
         >>> state.feedback["out"].coordinates.shape
         (4, 2)
     """
-    probe = probe.over(Probe(num=1, difference="jvp", scope="all_taps"))
+    probe = Probe.over(probe, Probe(num=1, difference="jvp", scope="all_taps"))
     readout = ("mirror", "next")
 
     def made(subspace: Subspace) -> Estimator:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nmnc_jax.checks import check_count, check_precision, named_leaves
+from nmnc_jax.checks import check_count, check_kind, check_precision, named_leaves
 from nmnc_jax.dependence import narrowest_after
 from nmnc_jax.feedback import Feedback
 from nmnc_jax.layout import Layout, Nodes
@@ -92,6 +92,9 @@ def composed(
     Raises:
         ValueError: if readout, probe, feedback and horizon do not fit together.
     """
+    check_kind("subspace", subspace, Subspace)
+    if feedback is not None:
+        check_kind("feedback", feedback, Feedback)
     allowed = choices_of(readout)
     if not set(allowed) <= set(READOUTS):
         takes = ", ".join(map(repr, READOUTS))

@@ -121,7 +121,7 @@ def noise_correlation(
         >>> gradients["in"].shape, info.outputs.shape
         ((3, 4), (5, 2))
     """
-    probe = probe.over(DEFAULT)
+    probe = Probe.over(probe, DEFAULT)
     parts = composed(
         subspace=subspace,
         readout=readout,

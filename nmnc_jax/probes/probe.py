@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Literal, get_args
 
-from nmnc_jax.checks import check_count, check_sigma
+from nmnc_jax.checks import check_count, check_kind, check_sigma
 
 Kind = Literal["gaussian", "rademacher", "orthogonal"]
 Difference = Literal["central", "forward", "jvp"]
@@ -84,6 +85,7 @@ class Probe:
 
     def over(self, choice: "Probe") -> "Probe":
         """Returns this probe with the fields that are None taken from `choice`."""
+        check_kind("probe", self, Probe)
         given = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -103,8 +105,8 @@ class Probe:
         Raises:
             ValueError: if the number differs between taps.
         """
-        if self.num is None or isinstance(self.num, int):
-            return self.num or 1
+        if self.num is None or isinstance(self.num, Integral):
+            return int(self.num or 1)
         raise ValueError(
             f"num is {self.num!r}; only readout 'mirror' takes a dict or 'auto', others take a "
             "number"

@@ -1,6 +1,7 @@
 """Passes of a user's model, whose errors about transformations name the tap."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,6 +55,7 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
     try:
         yield
     except TypeError as error:
+        _check_call(apply_fn, params, inputs, kwargs)
         if f"{Tap.__module__}.{Tap.__qualname__}" in str(error):
             raise ValueError(
                 f"the tap is passed to a transformation as an argument; use {FORMS} (do not jit "
@@ -79,6 +81,21 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
             "a transformation, as when a Flax module creates its parameters in such a body; it "
             "takes nmnc_jax.linen.scan, or a call of that module before the scan"
         ) from error
+
+
+def _check_call(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> None:
+    """Raises a ValueError if a model cannot be called as all models are."""
+    if not callable(apply_fn):
+        raise ValueError(f"apply_fn is {apply_fn!r}; it takes a function")
+    try:
+        signature = inspect.signature(apply_fn)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(params, inputs, None, **kwargs)
+    except TypeError as error:
+        called = ", ".join(["params", "inputs", "tap", *kwargs])
+        raise ValueError(f"apply_fn is called as apply_fn({called}): {error}") from error
 
 
 def _finished(tap: Any, outputs: Any) -> Any:
