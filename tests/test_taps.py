@@ -138,6 +138,18 @@ def test_bad_models_are_refused(model, message):
         tap_shapes(model, None, jnp.ones((4, 2)))
 
 
+def test_linear_stages_alone_are_examined_for_mirrors_only():
+    def model(params, inputs, tap):
+        return tap.linear(lambda w, h: h @ w, params, inputs)
+
+    batch = jnp.ones((4, 2)), jnp.ones((4, 3))
+    with pytest.raises(ValueError, match="has no tap.*readout 'mirror'"):
+        nmnc_jax.check_model(model, squared_error, jnp.ones((2, 3)), batch)
+    assert nmnc_jax.check_model(
+        model, squared_error, jnp.ones((2, 3)), batch, readout="mirror"
+    ).taps
+
+
 def plain(p, x, tap):
     """The model of `in_forms` without its forms."""
     h = tap("h1", jnp.tanh(x @ p["in"]))

@@ -128,6 +128,11 @@ def examine(
         readout = "mirror" if "mirror" in readout and nodes.linears else readout[-1]
     if readout == "mirror":
         return examine_linears(model, params, inputs, nodes, trial=trial and concrete)
+    if not nodes.taps:
+        raise ValueError(
+            "apply_fn has no tap; pass each hidden activation through tap(name, x), or use readout "
+            "'mirror', which takes its linear stages"
+        )
     structure = find_structure(model, params, inputs, nodes)
     chained = readout == "next"
     stages = {name: stages_of(nodes, structure, name) if chained else () for name in nodes.taps}
