@@ -1,6 +1,7 @@
 """The commands, as a user runs them."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_a_language_model_trains():
 
 def test_many_classes_are_also_tested_by_the_five_likeliest():
     config = load_config("digits").replace(estimator="backprop", **SMALL)
-    digits = data.load(config)._replace(classes=100)
+    digits = dataclasses.replace(data.load_in_memory(config), classes=100)
     trainer = make_trainer(config, digits)
     batch = trainer.devices.place(
         config.run.batch, digits.train_examples(np.arange(config.run.batch))
