@@ -72,7 +72,7 @@ def check_layers(default: Config, config: Config, arguments: Sequence[str]) -> N
             "features", f"they are {before.name}'s, and {model.name} takes --features of its layers"
         )
     for field in ("strides", "dense"):
-        if model.name != "conv" and f"--{field}" in named:
+        if model.name != "conv" and f"--{field}" in named and getattr(model, field):
             model.refuse(field, f"{model.name} does not use it, only conv does")
 
 
