@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.machine import keep_memory, machine
 
@@ -152,6 +153,9 @@ def double(panel: Axes) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure with the machine's name below it, and prints its path."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0.03, 1, 0.97))
     figure.text(0.995, 0.002, machine(), ha="right", va="bottom", fontsize=6, color="gray")
     figure.savefig(path, dpi=130)
     print(f"figure: {path}")
