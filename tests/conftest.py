@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("suite", max_examples=16, derandomize=True, **COMMON)
+settings.register_profile("suite", max_examples=34, derandomize=True, **COMMON)
 settings.register_profile("thorough", max_examples=834, **COMMON)
 settings.load_profile("suite")
 
