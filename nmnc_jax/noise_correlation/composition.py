@@ -71,11 +71,10 @@ class Composition(NamedTuple):
         if probes and self.probe.difference != "jvp":
             arrays = {f"tap {name!r}": shape for name, shape in nodes.taps.items()}
             arrays |= {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
-            check_precision(str(self.probe.difference), arrays)
-            noise = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in nodes.taps.items()}
+            noise = {name: nodes.arrived[name] for name in nodes.taps}
             traced = jax.make_jaxpr(lambda noise: forward(Tap(noise)))(noise)
-            narrowest = narrowest_after(traced, frozenset(range(len(noise))))
-            check_precision(str(self.probe.difference), {"a value behind a tap": narrowest})
+            arrays["a value behind a tap"] = narrowest_after(traced, frozenset(range(len(noise))))
+            check_precision(str(self.probe.difference), arrays)
 
 
 def composed(
