@@ -69,7 +69,7 @@ class Composition(NamedTuple):
         """Checks that the arithmetic of the model is fine enough for the probes' differences."""
         probes = (self.learns or self.first.every_step) and self.first.factored
         if probes and self.probe.difference != "jvp":
-            arrays = {f"tap {name!r}": shape for name, shape in nodes.taps.items()}
+            arrays: dict[str, Any] = {f"tap {n!r}": shape for n, shape in nodes.taps.items()}
             arrays |= {f"the output{place}": leaf for place, leaf in named_leaves(nodes.outputs)}
             noise = {name: nodes.arrived[name] for name in nodes.taps}
             traced = jax.make_jaxpr(lambda noise: forward(Tap(noise)))(noise)
