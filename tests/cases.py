@@ -78,16 +78,18 @@ class ResidualConv(nn.Module):
 
 
 def weights(key, **shapes):
-    keys = jax.random.split(jax.random.key(key), len(shapes))
-    return {
-        name: jax.random.normal(k, shape) / np.sqrt(shape[0])
-        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
+    random = np.random.default_rng(key)
+    return {name: normal(random, shape) / np.sqrt(shape[0]) for name, shape in shapes.items()}
+
+
+def normal(random, shape):
+    """Drawn by NumPy: JAX would compile a program for each shape."""
+    return jnp.asarray(random.standard_normal(shape, np.float32))
 
 
 def batch_of(shape, outputs=3, seed=7):
-    inputs, targets = jax.random.split(jax.random.key(seed))
-    return jax.random.normal(inputs, shape), jax.random.normal(targets, (shape[0], outputs))
+    random = np.random.default_rng(seed)
+    return normal(random, shape), normal(random, (shape[0], outputs))
 
 
 def linear_case(batch=4, units=6, outputs=3):
@@ -97,14 +99,14 @@ def linear_case(batch=4, units=6, outputs=3):
 
 def flax_case(model, shape):
     batch = batch_of(shape)
-    return Case(model.apply, model.init(jax.random.key(2), batch[0]), batch)
+    return Case(model.apply, jax.jit(model.init)(jax.random.key(2), batch[0]), batch)
 
 
 def sequence_case(model, batch=4, steps=7):
     """A recurrent network with an output at every time step."""
-    inputs, targets = jax.random.split(jax.random.key(8))
-    batches = tuple(jax.random.normal(k, (batch, steps, 3)) for k in (inputs, targets))
-    return Case(model.apply, model.init(jax.random.key(2), batches[0]), batches)
+    random = np.random.default_rng(8)
+    batches = normal(random, (batch, steps, 3)), normal(random, (batch, steps, 3))
+    return Case(model.apply, jax.jit(model.init)(jax.random.key(2), batches[0]), batches)
 
 
 CASES = {

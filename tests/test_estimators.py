@@ -232,7 +232,7 @@ def test_credit_from_state_is_the_steps_own_credit():
     case = CASES["strided convolution"]()
     estimator = ESTIMATORS["nmnc"](case.apply_fn, squared_error)
     state = estimator.init(case.params, case.batch)
-    _, state, info = estimator.estimate(jax.random.key(0), case.params, case.batch, state)
+    _, state, info = jitted(estimator)(jax.random.key(0), case.params, case.batch, state)
     again = credit_from_state(case.apply_fn, squared_error, case.params, case.batch, state)
     chex.assert_trees_all_close(again, info.credit, rtol=1e-4, atol=1e-6)
 

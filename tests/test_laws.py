@@ -204,7 +204,7 @@ def test_control_variate_leaves_the_law_of_what_the_feedback_does_not_know(dimen
         estimates = 3 * project(basis, credit[:, example])[:, None]
         law = (exact.shape[1] + 1) / 2 * (unknown[example] ** 2).sum()
         check_mean_and_variance(estimates, exact[example][None], law)
-    _, after, _ = estimator.estimate(jax.random.key(0), case.params, case.batch, state)
+    _, after, _ = jax.jit(estimator.estimate)(jax.random.key(0), case.params, case.batch, state)
     np.testing.assert_allclose(after.feedback[TAP].weight, 1.0)
     assert bool((after.feedback[TAP].mean != known).any())
 

@@ -337,7 +337,7 @@ def test_a_stage_has_its_own_rank_and_number_of_probes():
     state = estimator.init(PARAMS, BATCH)
     assert state.subspace["stage"].basis is None
     assert state.subspace["last"].basis.shape == (8, 3)
-    _, state, _ = estimator.estimate(jax.random.key(0), PARAMS, BATCH, state)
+    _, state, _ = jax.jit(estimator.estimate)(jax.random.key(0), PARAMS, BATCH, state)
     # (d + 1)/N with 16 examples.
     np.testing.assert_allclose(state.feedback["last"].variance, 4 / (8 * 16), rtol=1e-6)
     auto = weight_mirror(plain, squared_error, probe=Probe(num="auto"))

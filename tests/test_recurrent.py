@@ -178,7 +178,7 @@ def test_credit_by_the_loss_is_unbiased_through_time(loss, control_variate):
     )  # fmt: skip
     first = estimator.init(LINEAR, BATCH)
     # Feedback that a step has learned, so that there is something to subtract.
-    _, learned, _ = estimator.estimate(jax.random.key(1), LINEAR, BATCH, first)
+    _, learned, _ = jax.jit(estimator.estimate)(jax.random.key(1), LINEAR, BATCH, first)
     estimator = estimator._replace(init=lambda params, batch: learned)
     found = estimates(estimator, 4000, lambda _, info: info.credit["state"])
     exact, _ = exact_credit(linear_in_time, loss, LINEAR, BATCH)

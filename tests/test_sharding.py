@@ -104,8 +104,9 @@ def test_inside_shard_map_each_device_makes_its_own_estimate(name):
         return jax.lax.pmean(estimator.estimate(key, params, batch, state)[0], "data")
 
     found = step(jax.random.key(0), PARAMS, BATCH, state)
+    estimate = jax.jit(estimator.estimate)
     each = [
-        estimator.estimate(
+        estimate(
             jax.random.fold_in(jax.random.key(0), device),
             PARAMS,
             tuple(part[2 * device : 2 * device + 2] for part in BATCH),
@@ -166,8 +167,9 @@ def test_probes_are_divided_over_an_axis(name):
     batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
     divided = jax.jit(divide_probes(estimator, mesh).estimate)
     found, kept, info = divided(jax.random.key(0), PARAMS, batch, state)
+    estimate = jax.jit(estimator.estimate)
     each = [
-        estimator.estimate(jax.random.fold_in(jax.random.key(0), device), PARAMS, BATCH, state)
+        estimate(jax.random.fold_in(jax.random.key(0), device), PARAMS, BATCH, state)
         for device in range(2)
     ]
     for got, wanted in (

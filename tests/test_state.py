@@ -172,9 +172,10 @@ def test_shorter_sequences_keep_what_is_known_of_longer_lags():
     case, loss = ZOO["scan"]
     estimator = nmnc_jax.vnc(forward_scan, loss, readout="output", update_every=1)
     state = estimator.init(case.params, case.batch)
-    _, state, _ = estimator.estimate(jax.random.key(0), WEIGHTS, case.batch, state)
+    estimate = jax.jit(estimator.estimate)
+    _, state, _ = estimate(jax.random.key(0), WEIGHTS, case.batch, state)
     short = tuple(part[:, :2] for part in case.batch)
-    _, after, _ = estimator.estimate(jax.random.key(1), WEIGHTS, short, state)
+    _, after, _ = estimate(jax.random.key(1), WEIGHTS, short, state)
     before = state.feedback["h"].mean
     np.testing.assert_allclose(after.feedback["h"].mean[4:], before[4:], rtol=1e-6)
     assert np.abs(after.feedback["h"].mean[:4] - before[:4]).max() > 1e-3
@@ -247,9 +248,10 @@ def test_hidden_components_carry_no_feedback_over():
         basis_update_every=1, check=False,
     )  # fmt: skip
     state = estimator.init(case.params, case.batch)
-    _, state, _ = estimator.estimate(jax.random.key(0), case.params, case.batch, state)
+    estimate = jax.jit(estimator.estimate, static_argnames="due")
+    _, state, _ = estimate(jax.random.key(0), case.params, case.batch, state)
     before = state
-    moved = estimator.estimate(
+    moved = estimate(
         jax.random.key(1), case.params, batch_of((4, 5), seed=3), state,
         due=Due(probe=False, move=True),
     )[1]  # fmt: skip
@@ -275,7 +277,7 @@ def test_rows_run_that_many_examples_through_the_probe_pass(rows):
     )  # fmt: skip
     state = estimator.init(params, batch)
     seen.clear()
-    _, state, _ = estimator.estimate(jax.random.key(0), params, batch, state)
+    _, state, _ = jax.jit(estimator.estimate)(jax.random.key(0), params, batch, state)
     assert set(seen) == {8, rows}
     np.testing.assert_allclose(state.feedback["hidden"].coordinates, params["b"].T, atol=1e-4)
     wide = noise_correlation(

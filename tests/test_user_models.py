@@ -204,7 +204,7 @@ def test_float64_under_strict_promotion(name):
         params, batch = jax.tree.map(lambda x: x.astype(jnp.float64), (PARAMS, BATCH))
         estimator = ESTIMATORS[name](smooth, squared_error)
         state = estimator.init(params, batch)
-        found, _, info = estimator.estimate(jax.random.key(0), params, batch, state)
+        found, _, info = jax.jit(estimator.estimate)(jax.random.key(0), params, batch, state)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float64")}
         cosines = alignment(info.credit, info.credit)
         np.testing.assert_allclose(jax.tree.leaves(cosines), 1, rtol=1e-9)

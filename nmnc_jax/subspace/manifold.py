@@ -1,7 +1,9 @@
 """The subspace that follows the activity, by streaming principal components."""
 
 from collections.abc import Mapping
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from nmnc_jax.checks import check_count
@@ -61,13 +63,6 @@ def pca(
             f"explained_variance is {explained_variance}; it takes a number above 0, up to 1"
         )
 
-    def kept(scatter: Array, total: Array) -> Array | None:
-        if explained_variance is None:
-            return None
-        before = jnp.cumsum(scatter) - scatter
-        # If the tap is silent, all components are kept, because none is better than another.
-        return ((before < explained_variance * total) | (total == 0)).astype(scatter.dtype)
-
     def has_basis(name: str) -> bool:
         return not isinstance(rank, Mapping) or rank.get(name, 0) is not None
 
@@ -78,30 +73,52 @@ def pca(
         del key
         if not has_basis(name):
             return FixedBasis(None)
-        units = activity.shape[1]
-        dimension = dimension_at(name, units)
-        # These directions have no variance; the first batch replaces as many of them as it spans.
-        blank = jnp.eye(units, dimension, dtype=activity.dtype)
-        nothing = jnp.zeros((dimension,), activity.dtype)
-        mean = activity.mean(axis=0)
-        rows = activity - mean[None]
-        components, scatter = merge(blank, nothing, rows)
-        total = jnp.sum(rows**2)
-        weight = jnp.asarray(len(activity), activity.dtype)
-        return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
+        dimension = dimension_at(name, activity.shape[1])
+        return _first(activity, dimension, explained_variance)
 
     def update(state: SubspaceState, activity: Array) -> SubspaceState:
         if isinstance(state, FixedBasis):
             return state
-        old = decay * state.weight
-        weight = old + len(activity)
-        batch_mean = activity.mean(axis=0)
-        shift = batch_mean - state.mean
-        moved = jnp.sqrt(old * len(activity) / weight) * shift
-        rows = jnp.concatenate([activity - batch_mean[None], moved[None]])
-        components, scatter = merge(state.components, decay * state.scatter, rows)
-        total = decay * state.total + jnp.sum(rows**2)
-        mean = state.mean + (len(activity) / weight) * shift
-        return Manifold(components, kept(scatter, total), mean, scatter, total, weight)
+        return _merged(state, activity, decay, explained_variance)
 
     return Subspace("pca", dimension_at, init, update, update_every, has_basis)
+
+
+# Compiled even where `init` is not; otherwise every operation would be compiled by itself.
+@partial(jax.jit, static_argnums=1)
+def _first(activity: Array, dimension: int, explained_variance: float | None) -> Manifold:
+    # These directions have no variance; the first batch replaces as many of them as it spans.
+    blank = jnp.eye(activity.shape[1], dimension, dtype=activity.dtype)
+    nothing = jnp.zeros((dimension,), activity.dtype)
+    mean = activity.mean(axis=0)
+    rows = activity - mean[None]
+    components, scatter = merge(blank, nothing, rows)
+    total = jnp.sum(rows**2)
+    weight = jnp.asarray(len(activity), activity.dtype)
+    kept = _kept(scatter, total, explained_variance)
+    return Manifold(components, kept, mean, scatter, total, weight)
+
+
+@jax.jit
+def _merged(
+    state: Manifold, activity: Array, decay: float, explained_variance: float | None
+) -> Manifold:
+    old = decay * state.weight
+    weight = old + len(activity)
+    batch_mean = activity.mean(axis=0)
+    shift = batch_mean - state.mean
+    moved = jnp.sqrt(old * len(activity) / weight) * shift
+    rows = jnp.concatenate([activity - batch_mean[None], moved[None]])
+    components, scatter = merge(state.components, decay * state.scatter, rows)
+    total = decay * state.total + jnp.sum(rows**2)
+    mean = state.mean + (len(activity) / weight) * shift
+    kept = _kept(scatter, total, explained_variance)
+    return Manifold(components, kept, mean, scatter, total, weight)
+
+
+def _kept(scatter: Array, total: Array, explained_variance: float | None) -> Array | None:
+    if explained_variance is None:
+        return None
+    before = jnp.cumsum(scatter) - scatter
+    # If the tap is silent, all components are kept, because none is better than another.
+    return ((before < explained_variance * total) | (total == 0)).astype(scatter.dtype)
