@@ -195,6 +195,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, messag
     assert restored(saved)[0] == 3
 
 
+def test_a_full_disk_is_named_and_the_checkpoints_before_it_are_read(saved, monkeypatch):
+    checkpoints = Checkpoints(saved[0], saved[1].append)
+
+    def fail(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_list_files", fail)
+    checkpoints.save(4, TREE)
+    with pytest.raises(UserError, match="cannot be written to .*/c: No space left on device; "):
+        checkpoints.wait()
+    checkpoints.close()
+    assert restored(saved)[0] == 3
+
+
 def test_where_all_are_damaged_there_is_none(saved):
     for step in ("2", "3"):
         flip_a_bit(saved[0] / step)

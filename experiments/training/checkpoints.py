@@ -1,8 +1,11 @@
 """Checkpoints by Orbax, which are written atomically during training and checked when read."""
 
+import contextlib
+import errno
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from experiments.files import read_object, write_whole
 
 KEPT = 2
 MANIFESTS = "manifests"
+FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+"""What the system says where nothing more can be written; Orbax raises it as a ValueError."""
 
 
 class Checkpoints:
@@ -48,13 +53,33 @@ class Checkpoints:
     def save(self, step: int, tree: Any) -> None:
         """Starts writing a checkpoint; the tree's arrays may be donated when it has returned."""
         self.wait()
-        self._manager.save(step, args=ocp.args.StandardSave(_named(tree)), force=True)
+        with self._on_a_full_disk():
+            self._manager.save(step, args=ocp.args.StandardSave(_named(tree)), force=True)
         self._sealing = self._thread.submit(self._seal)
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is written, and raises its errors."""
-        if self._sealing is not None:
-            self._sealing.result()
+        """Waits until the last checkpoint is written, and raises its errors.
+
+        Raises:
+            UserError: if the disk is full or cannot be written to.
+        """
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None:
+            with self._on_a_full_disk():
+                sealing.result()
+
+    @contextlib.contextmanager
+    def _on_a_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            reason = next((reason for reason in FULL if reason in str(error)), None)
+            if reason is None:
+                raise
+            raise UserError(
+                f"a checkpoint cannot be written to {self._directory}: {reason}; the checkpoints "
+                "before it are whole: free space, then continue with --resume and --out"
+            ) from error
 
     def _seal(self) -> None:
         self._manager.wait_until_finished()
@@ -134,7 +159,8 @@ class Checkpoints:
         """Waits until everything is written."""
         self.wait()
         self._thread.shutdown()
-        self._manager.close()
+        with self._on_a_full_disk():
+            self._manager.close()
 
 
 def _named(tree: Any) -> dict[str, Any]:
