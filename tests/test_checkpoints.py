@@ -203,7 +203,7 @@ def test_a_full_disk_is_named_and_the_checkpoints_before_it_are_read(saved, monk
 
     monkeypatch.setattr(checkpoints, "_list_files", fail)
     checkpoints.save(4, TREE)
-    with pytest.raises(UserError, match="cannot be written to .*/c: No space left on device; "):
+    with pytest.raises(UserError, match=r"cannot be written to .*/c: No space left on device; "):
         checkpoints.wait()
     checkpoints.close()
     assert restored(saved)[0] == 3
