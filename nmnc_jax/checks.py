@@ -1,6 +1,6 @@
 """Checks of arguments: each raises an error that names the argument, what it got and takes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -81,6 +81,13 @@ def check_key(key: Any) -> None:
         raise ValueError(
             f"key is an array {dtype}{list(shape)}; it takes one key from jax.random.key"
         )
+
+
+def check_names(argument: str, given: Any, taps: Iterable[str]) -> None:
+    """Raises a ValueError if a dict by tap name has an entry for a name that no tap has."""
+    unknown = sorted(set(given) - set(taps)) if isinstance(given, Mapping) else []
+    if unknown:
+        raise ValueError(f"{argument} has an entry for {unknown[0]!r}; the model has {list(taps)}")
 
 
 def settings_of(kwargs: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

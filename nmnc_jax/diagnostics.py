@@ -1,6 +1,8 @@
 """Exact but slow quantities, with which estimates are compared."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ from nmnc_jax.taps import no_tap, run
 from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Inputs, LossFn, Params, PyTree
 
 
-def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch) -> Params:
+def exact_gradient(
+    apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch, **kwargs: Any
+) -> Params:
     """Computes the gradient of the batch-mean loss with respect to the parameters.
 
     Args:
@@ -20,6 +24,7 @@ def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Ba
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         params: the model's parameters.
         batch: (inputs, targets).
+        **kwargs: keyword arguments of the model.
 
     Returns:
         Gradients with the structure of `params`.
@@ -36,13 +41,13 @@ def exact_gradient(apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Ba
     inputs, targets = batch
 
     def mean_loss(params: Params) -> Array:
-        return loss_fn(apply_fn(params, inputs, no_tap), targets).mean()
+        return loss_fn(apply_fn(params, inputs, no_tap, **kwargs), targets).mean()
 
     return jax.grad(mean_loss)(params)
 
 
 def exact_credit(
-    apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch
+    apply_fn: ApplyFn, loss_fn: LossFn, params: Params, batch: Batch, **kwargs: Any
 ) -> tuple[Activations, Array]:
     """Computes the gradient of the batch-mean loss at every tapped activation and the outputs.
 
@@ -51,6 +56,7 @@ def exact_credit(
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
         params: the model's parameters.
         batch: (inputs, targets).
+        **kwargs: keyword arguments of the model.
 
     Returns:
         ``(credit, output_error)``, as `nmnc_jax.gradients_from_credit` takes them.
@@ -64,18 +70,21 @@ def exact_credit(
         Array([[3., 3.]], dtype=float32)
     """
     inputs, targets = batch
-    outputs, pullback = _tap_pullback(apply_fn, params, inputs)
+    outputs, pullback = _tap_pullback(partial(apply_fn, **kwargs), params, inputs)
     _, error = losses_and_error(loss_fn, outputs, targets)
     return pullback(error)[0], error
 
 
-def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[str, Array]:
+def exact_jacobian(
+    apply_fn: ApplyFn, params: Params, inputs: Inputs, **kwargs: Any
+) -> dict[str, Array]:
     """Computes the Jacobian of each example's outputs with respect to its tapped activations.
 
     Args:
         apply_fn: the model.
         params: the model's parameters.
         inputs: the model's inputs.
+        **kwargs: keyword arguments of the model.
 
     Returns:
         A dict from tap name to [B, o, n], or [B, o, T n] for a tap in a scan. The readout `output`
@@ -88,6 +97,7 @@ def exact_jacobian(apply_fn: ApplyFn, params: Params, inputs: Inputs) -> dict[st
         >>> exact_jacobian(model, jnp.ones((3, 2)), jnp.ones((5, 3)))["hidden"].shape
         (5, 2, 3)
     """
+    apply_fn = partial(apply_fn, **kwargs)
     shapes = tap_shapes(apply_fn, params, inputs)
     outputs, pullback = _tap_pullback(apply_fn, params, inputs)
     rows, to_outputs = jax.vjp(output_rows, outputs)

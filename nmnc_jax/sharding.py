@@ -69,7 +69,8 @@ def on_any_mesh(estimator: Estimator) -> Estimator:
     Gradients have the shardings of the parameters, the state keeps its shardings, and arrays with a
     row per example have the sharding of the batch. Inside ``jax.shard_map`` each device estimates
     from its own rows; average the gradients with ``jax.lax.pmean``, and also the state if it has to
-    be the same on all devices.
+    be the same on all devices. The mean of bases that each device moved by its own rows is no
+    basis, so move bases outside of ``jax.shard_map``.
     """
 
     @functools.wraps(estimator.init)

@@ -54,6 +54,24 @@ def test_credit_is_the_error_through_the_jacobian():
         np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_keyword_arguments_reach_the_model():
+    def model(params, inputs, tap, scale):
+        return scale * tap("hidden", inputs @ params)
+
+    params, batch = jnp.eye(2), (jnp.ones((3, 2)), jnp.zeros((3, 2)))
+    for scale in (2.0, 3.0):
+        exact = exact_gradient(model, linear_sum, params, batch, scale=scale)
+        np.testing.assert_allclose(exact, scale)
+        credit, _ = exact_credit(model, linear_sum, params, batch, scale=scale)
+        np.testing.assert_allclose(credit["hidden"], scale / 3, rtol=1e-6)
+        jacobian = exact_jacobian(model, params, batch[0], scale=scale)["hidden"]
+        np.testing.assert_allclose(jacobian, scale * np.broadcast_to(np.eye(2), (3, 2, 2)))
+
+
+def linear_sum(outputs, targets):
+    return (outputs - targets).sum(-1)
+
+
 def test_gradient_is_that_of_the_untapped_model():
     case = CASES["scan"]()
     inputs, targets = case.batch

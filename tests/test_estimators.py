@@ -407,6 +407,10 @@ def test_reduced_loss_is_refused(name):
     [
         (lambda f, loss: nmnc(f, loss, rank=17), "rank is 17; tap 'dense0' takes 1 to 16"),
         (lambda f, loss: nmnc(f, loss, rank={"dense0": 4}), "rank has no entry for tap 'dense1'"),
+        (
+            lambda f, loss: nmnc(f, loss, rank={"dense0": 4, "dense1": 4, "dense2": 4}),
+            r"rank has an entry for 'dense2'; the model has \['dense0', 'dense1'\]",
+        ),
         (lambda f, loss: nmnc(f, loss, rank=4, feedback_decay=1.0), "feedback decay is 1.0"),
         (lambda f, loss: nmnc(f, loss, rank=4, update_every=0), "update_every is 0"),
         (

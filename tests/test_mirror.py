@@ -340,6 +340,11 @@ def test_a_stage_has_its_own_rank_and_number_of_probes():
     _, state, _ = jax.jit(estimator.estimate)(jax.random.key(0), PARAMS, BATCH, state)
     # (d + 1)/N with 16 examples.
     np.testing.assert_allclose(state.feedback["last"].variance, 4 / (8 * 16), rtol=1e-6)
+    misspelt = weight_mirror(model, squared_error, probe=Probe(num={"lats": 8}))
+    with pytest.raises(
+        ValueError, match=r"num has an entry for 'lats'; the model has \['last', 'stage'\]"
+    ):
+        misspelt.init(PARAMS, BATCH)
     auto = weight_mirror(plain, squared_error, probe=Probe(num="auto"))
     batch = tuple(part[:3] for part in BATCH)
     state = auto.estimate(jax.random.key(0), PARAMS, batch, auto.init(PARAMS, batch))[1]

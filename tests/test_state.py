@@ -65,6 +65,10 @@ def test_the_schedule_is_that_of_the_settings():
         jax.jit(estimator.estimate)(
             jax.random.key(0), case.params, case.batch, state, due=estimator.due(0)
         )
+    with pytest.raises(ValueError, match=r"step is traced; due takes the number of a step outside"):
+        jax.jit(estimator.due)(3)
+    with pytest.raises(ValueError, match="step is -1; it takes a number of at least 0"):
+        estimator.due(-1)
     together = both.init(case.params, case.batch)
     with pytest.raises(ValueError, match=r"due is for 0 groups; .* of 2 groups"):
         both.estimate(jax.random.key(0), case.params, case.batch, together, due=estimator.due(0))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 
 from nmnc_jax.checks import check_count, check_kind, check_precision, named_leaves
 from nmnc_jax.dependence import narrowest_after
@@ -62,6 +63,13 @@ class Composition(NamedTuple):
 
     def schedule(self, step: int) -> Due:
         """Returns what a step has to do."""
+        if isinstance(step, Tracer):
+            raise ValueError(
+                "step is traced; due takes the number of a step outside jax.jit. Inside, call "
+                "estimate without due"
+            )
+        if int(step) < 0:
+            raise ValueError(f"step is {step}; it takes a number of at least 0")
         move, measure = self.scheduled(int(step))
         return Due(probe=bool(measure) or self.first.every_step, move=bool(move))
 

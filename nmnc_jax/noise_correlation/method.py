@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import check_batch, check_key, settings_of
+from nmnc_jax.checks import check_batch, check_key, check_names, settings_of
 from nmnc_jax.credit import (
     check_first_losses,
     gradients_and_credit,
@@ -156,6 +156,8 @@ def noise_correlation(
         settings = settings_of(kwargs) if check else ()
         known = dataclasses.replace(parts.own, settings=settings)
         nodes = READOUTS[report.readout].places(nodes, [found.name for found in report.taps])
+        subspace.check(nodes.taps)
+        check_names("num", probe.num, nodes.taps)
         layout = lay_out(nodes, report, subspace, feedback, known)
         weights = weights_of_stages(tap.read, nodes, layout)
         activations = tap.activations | {name: read[1] for name, read in tap.read.items()}
@@ -180,7 +182,8 @@ def noise_correlation(
             raise ValueError(
                 f"the model was tried at init with {dict(state.layout.settings)}, and is called "
                 f"with {dict(settings_of(kwargs))}; it takes the same keyword arguments at init "
-                "and in each step, or check=False"
+                "and in each step, or check=False. A flag that jax.jit traces is not among them: "
+                "name it in static_argnames"
             )
         if probe.rows is not None:
             check_rows(probe.rows, kwargs, nodes)

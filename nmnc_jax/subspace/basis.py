@@ -1,7 +1,7 @@
 """The basis of a tap, what a state remembers of it, and the way in which it is chosen."""
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -58,6 +58,8 @@ class Subspace(NamedTuple):
         update: ``update(state, activity) -> SubspaceState``, or None if the basis never moves.
         update_every: number of steps between updates.
         has_basis: ``has_basis(name) -> bool``, whether a tap has a basis and not all directions.
+        check: ``check(names)``, which raises a ValueError if the subspace was given something for a
+            name that no tap has.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Subspace(NamedTuple):
     update: Callable[[Any, Array], SubspaceState] | None = None
     update_every: int = 1
     has_basis: Callable[[str], bool] = lambda name: True
+    check: Callable[[Iterable[str]], None] = lambda names: None
 
 
 def lift(basis: Array | None, coordinates: Array) -> Array:
@@ -103,5 +106,8 @@ def rank_of(rank: Rank | Mapping[str, int | None], name: str, units: int) -> int
             f"rank is {rank!r}; it takes a whole number, or a dict of them by tap name"
         ) from None
     if not 1 <= rank <= units:
-        raise ValueError(f"rank is {rank}; tap {name!r} takes 1 to {units} (its units)")
+        raise ValueError(
+            f"rank is {rank}; tap {name!r} takes 1 to {units} (its units). Ranks that differ "
+            "between taps are a dict by tap name"
+        )
     return rank

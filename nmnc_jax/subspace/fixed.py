@@ -2,12 +2,14 @@
 
 import zlib
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from nmnc_jax.checks import check_names
 from nmnc_jax.subspace.basis import FixedBasis, Subspace, SubspaceState, rank_of
 from nmnc_jax.types import Array, Rank
 
@@ -64,7 +66,7 @@ def random_subspace(rank: Rank, *, seed: int = 0) -> Subspace:
         gaussian = jax.random.normal(key, (units, dimension_at(name, units)), activity.dtype)
         return FixedBasis(jnp.linalg.qr(gaussian)[0])
 
-    return Subspace("random_subspace", dimension_at, init)
+    return Subspace("random_subspace", dimension_at, init, check=partial(check_names, "rank", rank))
 
 
 def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
@@ -116,4 +118,6 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
         # The state's arrays may be donated and the caller's may not, so they are copied.
         return FixedBasis(jnp.array(bases[name], activity.dtype, copy=True))
 
-    return Subspace("fixed_subspace", dimension_at, init)
+    return Subspace(
+        "fixed_subspace", dimension_at, init, check=partial(check_names, "bases", bases)
+    )

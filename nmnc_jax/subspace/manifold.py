@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from nmnc_jax.checks import check_count
+from nmnc_jax.checks import check_count, check_names
 from nmnc_jax.components import merge
 from nmnc_jax.subspace.basis import FixedBasis, Manifold, Subspace, SubspaceState, rank_of
 from nmnc_jax.types import Array, Rank
@@ -81,7 +81,8 @@ def pca(
             return state
         return _merged(state, activity, decay, explained_variance)
 
-    return Subspace("pca", dimension_at, init, update, update_every, has_basis)
+    check = partial(check_names, "rank", rank)
+    return Subspace("pca", dimension_at, init, update, update_every, has_basis, check)
 
 
 # Compiled even where `init` is not; otherwise every operation would be compiled by itself.
