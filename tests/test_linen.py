@@ -246,3 +246,12 @@ def test_a_module_that_a_scans_body_makes_is_refused():
     message = r"tap 'state' is in the body of a scan.*takes nmnc_jax\.linen\.scan"
     with pytest.raises(ValueError, match=message):
         nmnc(Bare().apply, squared_error, rank=2).init(params, batch)
+
+
+def test_a_module_that_takes_no_tap_is_named():
+    inputs = jnp.ones((4, 3))
+    module = nn.Dense(2)
+    params = module.init(jax.random.key(0), inputs)
+    estimator = nmnc(module.apply, squared_error, rank=2)
+    with pytest.raises(ValueError, match=r"were given\. The model is called with .*tap=no_tap"):
+        estimator.init(params, (inputs, jnp.zeros((4, 2))))

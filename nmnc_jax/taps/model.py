@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,11 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
         yield
     except TypeError as error:
         _check_call(apply_fn, params, inputs, kwargs)
+        if re.search(r"takes .*positional arguments? but", str(error)):
+            raise ValueError(
+                f"{error}. The model is called with (params, inputs, tap): it takes the tap after "
+                "its inputs (tap=no_tap), or nmnc_jax.linen.tap_submodules adds taps from outside"
+            ) from error
         if f"{Tap.__module__}.{Tap.__qualname__}" in str(error):
             raise ValueError(
                 f"the tap is passed to a transformation as an argument; use {FORMS} (do not jit "
