@@ -85,9 +85,10 @@ def check_key(key: Any) -> None:
 
 def check_names(argument: str, given: Any, taps: Iterable[str]) -> None:
     """Raises a ValueError if a dict by tap name has an entry for a name that no tap has."""
-    unknown = sorted(set(given) - set(taps)) if isinstance(given, Mapping) else []
-    if unknown:
-        raise ValueError(f"{argument} has an entry for {unknown[0]!r}; the model has {list(taps)}")
+    names = list(taps)
+    for name in given if isinstance(given, Mapping) else ():
+        if name not in names:
+            raise ValueError(f"{argument} has an entry for {name!r}; the model has {names}")
 
 
 def settings_of(kwargs: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

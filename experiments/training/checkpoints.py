@@ -78,7 +78,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"a checkpoint cannot be written to {self._directory}: {reason}; the checkpoints "
-                "before it are whole: free space, then continue with --resume and --out"
+                "before it are whole: when it can be, continue with --resume and --out"
             ) from error
 
     def _seal(self) -> None:
