@@ -1,5 +1,6 @@
 """Control methods against what they are to show, and what a step costs."""
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -8,7 +9,7 @@ import pytest
 from experiments.configuration import Config
 from experiments.methods import Setting, build_estimator, forward_passes
 from nmnc_jax import run
-from nmnc_jax.diagnostics import exact_jacobian, jacobian_share
+from nmnc_jax.diagnostics import exact_credit, exact_gradient, exact_jacobian, jacobian_share
 from nmnc_jax.layout import tap_shapes
 from nmnc_jax.models import MLP
 from nmnc_jax.subspace import project
@@ -24,12 +25,17 @@ def network():
     return model.apply, params, (inputs, jax.numpy.arange(16) % 3)
 
 
-def states(network, method, steps, **fields):
+def estimator_of(network, method, rank=4):
     apply_fn, params, batch = network
     config = Config.of(data="digits", model="mlp", features=(12, 9), estimator=method,
-                    rank=4, basis_update_every=2, **fields)  # fmt: skip
+                       rank=rank, basis_update_every=2)  # fmt: skip
     shapes = tap_shapes(apply_fn, params, batch[0])
-    estimator = build_estimator(Setting(config, apply_fn, LOSS, shapes, 3, None))
+    return build_estimator(Setting(config, apply_fn, LOSS, shapes, 3, None))
+
+
+def states(network, method, steps):
+    _, params, batch = network
+    estimator = estimator_of(network, method)
     state = estimator.init(params, batch)
     estimate = jax.jit(estimator.estimate)
     for step in range(steps):
@@ -66,6 +72,22 @@ def test_exact_feedback_is_the_mean_jacobian_or_its_part_in_the_manifold(network
     for name, jacobian in exact_jacobian(apply_fn, params, 2 * inputs).items():
         expected = project(state.subspace[name].basis, jacobian.mean(axis=0))
         np.testing.assert_allclose(state.feedback[name].coordinates, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [4, 12])
+def test_exact_credit_is_the_part_in_the_manifold(network, rank):
+    apply_fn, params, batch = network
+    estimator = estimator_of(network, "exact_credit_manifold", rank=rank)
+    state = estimator.init(params, batch)
+    gradients, state, info = jax.jit(estimator.estimate)(jax.random.key(0), params, batch, state)
+    exact, _ = exact_credit(apply_fn, LOSS, params, batch)
+    for name, credit in exact.items():
+        basis = state.subspace[name].basis
+        np.testing.assert_allclose(info.credit[name], credit @ basis @ basis.T, atol=1e-6)
+    if rank == 12:  # All directions.
+        chex.assert_trees_all_close(
+            gradients, exact_gradient(apply_fn, LOSS, params, batch), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(

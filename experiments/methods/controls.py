@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nmnc_jax import Estimator, Subspace, no_tap, run
+from nmnc_jax import Estimator, Subspace, gradients_from_credit, no_tap, run
 from nmnc_jax.backprop import EmptyState
 from nmnc_jax.credit import info_from, local_pass, losses_and_error
-from nmnc_jax.diagnostics import exact_jacobian
+from nmnc_jax.diagnostics import exact_credit, exact_jacobian
 from nmnc_jax.feedback import rotate
-from nmnc_jax.layout import find_structure, matrices, tap_shapes, trace_nodes
+from nmnc_jax.layout import find_structure, matrices, tap_shapes, trace_nodes, unflatten
 from nmnc_jax.schedule import due_at
 from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.subspace import FixedBasis, project
+from nmnc_jax.subspace import FixedBasis, lift, project
 from nmnc_jax.taps import Model, Tap
 from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Due, LossFn, Params
 
@@ -97,6 +97,42 @@ def exact_feedback(apply_fn: ApplyFn) -> Move:
         return state._replace(feedback=feedback)
 
     return move
+
+
+def exact_credit_inside(apply_fn: ApplyFn, loss_fn: LossFn, estimator: Estimator) -> Estimator:
+    """Returns an estimator that uses the part of each example's exact credit in the bases.
+
+    The error is the bias of the subspace alone, without noise and without the mean over examples
+    that a learned feedback is.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+        estimator: noise correlation, of which only the state is used.
+    """
+
+    def estimate(
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: Any,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, Any]:
+        _, state, info = estimator.estimate(key, params, batch, state, due=due, **kwargs)
+        exact, error = exact_credit(apply_fn, loss_fn, params, batch)
+        shapes = tap_shapes(apply_fn, params, batch[0])
+        inside = {}
+        for name, rows in matrices(shapes, exact).items():
+            basis = state.subspace[name].basis
+            inside[name] = unflatten(shapes[name], lift(basis, project(basis, rows)))
+        gradients = gradients_from_credit(
+            apply_fn, params, batch[0], credit=inside, output_error=error
+        )
+        return gradients, state, info._replace(credit=inside)
+
+    return Estimator(estimator.init, estimate, estimator.due)
 
 
 def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:

@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Callable
 
 import nmnc_jax
-from experiments.methods.controls import jacobian_rows, moved_by, one_step, without_rotation
+from experiments.methods.controls import (
+    exact_credit_inside,
+    jacobian_rows,
+    moved_by,
+    one_step,
+    without_rotation,
+)
 from experiments.methods.entry import (
     BY_LAYERS,
     BY_LOSS,
@@ -38,6 +44,11 @@ def _oracle(setting: Setting) -> Estimator:
         every=setting.config.method.basis_update_every,
         at_start=True,
     )
+
+
+def _inside(setting: Setting) -> Estimator:
+    bases = setting.by_loss("node_perturbation", probe=setting.every_row, rank=setting.rank)
+    return exact_credit_inside(setting.apply_fn, setting.loss_fn, bases)
 
 
 def _seeded(method: str) -> Callable[[Setting], Estimator]:
@@ -126,6 +137,14 @@ TABLE: dict[str, Entry] = {
         "local",
         "orchid",
         subspace="jacobian",
+        control=True,
+    ),
+    "exact_credit_manifold": Entry(
+        "the part of each example's exact credit in the manifold",
+        _inside,
+        "probed",
+        "rosybrown",
+        subspace="manifold",
         control=True,
     ),
     "node_perturbation": Entry(

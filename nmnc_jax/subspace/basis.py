@@ -97,7 +97,7 @@ def rank_of(rank: Rank | Mapping[str, int | None], name: str, units: int) -> int
     """Returns a tap's rank, checked against the tap's units."""
     if isinstance(rank, Mapping):
         if name not in rank:
-            raise ValueError(f"rank has no entry for tap {name!r}; it has {sorted(rank)}")
+            raise ValueError(f"rank has no entry for tap {name!r}; it has {[*rank]}")
         rank = rank[name] or 0
     try:
         rank = operator.index(rank)

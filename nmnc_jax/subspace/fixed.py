@@ -105,7 +105,7 @@ def fixed_subspace(bases: Mapping[str, Array]) -> Subspace:
 
     def dimension_at(name: str, units: int) -> int:
         if name not in bases:
-            raise ValueError(f"bases has no entry for tap {name!r}; it has {sorted(bases)}")
+            raise ValueError(f"bases has no entry for tap {name!r}; it has {[*bases]}")
         if bases[name].shape[0] != units:
             raise ValueError(
                 f"bases[{name!r}] has shape {bases[name].shape}; tap {name!r} has {units} units"
