@@ -74,6 +74,18 @@ def test_exact_feedback_is_the_mean_jacobian_or_its_part_in_the_manifold(network
         np.testing.assert_allclose(state.feedback[name].coordinates, expected, atol=1e-5)
 
 
+def test_bases_move_at_their_interval_while_feedback_is_exact_in_every_step(network):
+    _, params, batch = network
+    estimator = estimator_of(network, "exact_feedback_manifold")
+    assert [estimator.due(step).move for step in range(5)] == [False, False, True, False, True]
+    state = estimator.init(params, batch)
+    before = state.subspace["dense0"].basis
+    for step in range(2):
+        due = estimator.due(step)
+        _, state, _ = estimator.estimate(jax.random.key(step), params, batch, state, due=due)
+        np.testing.assert_array_equal(state.subspace["dense0"].basis, before)
+
+
 @pytest.mark.parametrize("rank", [4, 12])
 def test_exact_credit_is_the_part_in_the_manifold(network, rank):
     apply_fn, params, batch = network

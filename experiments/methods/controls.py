@@ -27,8 +27,9 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
 
     Args:
         move: function of state, parameters and batch that returns the moved state.
-        estimator: noise correlation whose bases do not move otherwise.
-        every: number of steps between two moves.
+        estimator: noise correlation.
+        every: number of steps between two moves. With 1, bases that the estimator itself moves keep
+            their own interval.
         at_start: whether init also moves the state.
     """
 
@@ -47,7 +48,9 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
         due: Due | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Any, Any]:
-        if due is None:
+        if every == 1:
+            moved = move(state, params, batch)
+        elif due is None:
             now = due_at(state.step, every, first=False)
             moved = lax.cond(now, lambda old: move(old, params, batch), lambda old: old, state)
         else:
@@ -55,6 +58,8 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
         return estimator.estimate(key, params, batch, moved, due=due, **kwargs)
 
     def schedule(step: int) -> Due:
+        if every == 1:
+            return estimator.due(step)
         moving = bool(due_at(step, every, first=False))
         return estimator.due(step)._replace(move=moving)
 
