@@ -86,6 +86,11 @@ def test_bases_move_at_their_interval_while_feedback_is_exact_in_every_step(netw
         np.testing.assert_array_equal(state.subspace["dense0"].basis, before)
 
 
+def test_the_manifold_of_node_perturbation_moves_at_the_interval_of_the_configuration(network):
+    estimator = estimator_of(network, "node_perturbation_manifold")
+    assert [estimator.due(step).move for step in range(5)] == [False, False, True, False, True]
+
+
 @pytest.mark.parametrize("rank", [4, 12])
 def test_exact_credit_is_the_part_in_the_manifold(network, rank):
     apply_fn, params, batch = network

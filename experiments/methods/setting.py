@@ -130,6 +130,18 @@ class Setting(NamedTuple):
         """Returns a method of the library that correlates with the loss."""
         return nmnc_jax.METHODS[method](self.apply_fn, self.loss_fn, causal=self.causal, **settings)
 
+    def by_loss_in_manifold(self) -> Estimator:
+        """Returns correlation with the loss of noise in the manifold."""
+        return nmnc_jax.noise_correlation(
+            self.apply_fn,
+            self.loss_fn,
+            subspace=self.components,
+            readout="loss",
+            probe=self.every_row,
+            feedback=None,
+            causal=self.causal,
+        )
+
     @property
     def every_row(self) -> Probe:
         """The perturbations of all examples."""

@@ -46,11 +46,6 @@ def _oracle(setting: Setting) -> Estimator:
     )
 
 
-def _inside(setting: Setting) -> Estimator:
-    bases = setting.by_loss("node_perturbation", probe=setting.every_row, rank=setting.rank)
-    return exact_credit_inside(setting.apply_fn, setting.loss_fn, bases)
-
-
 def _seeded(method: str) -> Callable[[Setting], Estimator]:
     return lambda s: nmnc_jax.METHODS[method](
         s.apply_fn, s.loss_fn, seed=s.config.run.seed, check=False, causal=s.causal or False
@@ -141,7 +136,7 @@ TABLE: dict[str, Entry] = {
     ),
     "exact_credit_manifold": Entry(
         "the part of each example's exact credit in the manifold",
-        _inside,
+        lambda s: exact_credit_inside(s.apply_fn, s.loss_fn, s.by_loss_in_manifold()),
         "probed",
         "rosybrown",
         subspace="manifold",
@@ -157,7 +152,7 @@ TABLE: dict[str, Entry] = {
     ),
     "node_perturbation_manifold": Entry(
         "noise in the manifold, correlated with the loss",
-        lambda s: s.by_loss("node_perturbation", probe=s.every_row, rank=s.rank),
+        lambda s: s.by_loss_in_manifold(),
         "probed",
         "tab:brown",
         "loss",
