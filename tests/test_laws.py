@@ -1,6 +1,6 @@
 """The laws of the estimators: means and variances against closed forms, with z-scores.
 
-Each law is tested by many independent replicates: the closed form must lie within four standard
+Each law is tested by many independent replicates: the closed form must be within four standard
 errors of the replicates' mean.
 """
 

@@ -58,7 +58,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     trained = ("share", "true", last)
     return [
         judge(
-            f"a trained network's Jacobian lies in the first {rank} principal components of "
+            f"a trained network's Jacobian is inside the first {rank} principal components of "
             "activity by more than chance",
             "log2 of its share there over that in a random subspace, mean over taps",
             difference(trained, ("random", "true", last)),
