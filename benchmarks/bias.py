@@ -1,8 +1,9 @@
 """Bias and noise of noise correlation in the manifold: python -m benchmarks.bias.
 
 Networks are trained and tested on a held-out part of the training set, with the exact mean Jacobian
-as feedback (no noise, no bias), with its part in the manifold (only bias), and with what probes
-measure, for several ranks and decays. In a network that backpropagation has trained, the share of
+as feedback (no noise), with its part in the manifold (only bias), with the part of each example's own
+credit in the manifold (no mean over examples), and with what probes measure, for several ranks and
+decays. In a network that backpropagation has trained, the share of
 the exact mean Jacobian is also measured in bases that are found in other ways.
 """
 
@@ -29,6 +30,7 @@ from nmnc_jax.diagnostics import exact_jacobian
 SETTINGS: dict[str, dict[str, Any]] = {
     "backprop": {"estimator": "backprop"},
     "exact feedback": {"estimator": "exact_feedback"},
+    "exact credit in rank 256": {"estimator": "exact_credit_manifold", "rank": 256},
     "exact feedback in rank 256": {"estimator": "exact_feedback_manifold", "rank": 256},
     "nmnc, rank 256, decay .9": {"rank": 256, "feedback_decay": 0.9},
     "nmnc, rank 256, decay .97": {"rank": 256, "feedback_decay": 0.97},
