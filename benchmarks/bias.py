@@ -1,10 +1,10 @@
 """Bias and noise of noise correlation in the manifold: python -m benchmarks.bias.
 
 Networks are trained and tested on a held-out part of the training set, with the exact mean Jacobian
-as feedback (no noise), with its part in the manifold (only bias), with the part of each example's own
-credit in the manifold (no mean over examples), and with what probes measure, for several ranks and
-decays. In a network that backpropagation has trained, the share of
-the exact mean Jacobian is also measured in bases that are found in other ways.
+as feedback (no noise), with its part in the manifold (only bias), with the part of each example's
+own credit in the manifold (no mean over examples), and with what probes measure, for several ranks
+and decays. In a network that backpropagation has trained, the share of the exact mean Jacobian is
+also measured in bases that are found in other ways.
 """
 
 import argparse
