@@ -44,7 +44,7 @@ EXAMPLES = 256
 
 
 def main() -> None:
-    """Trains, compares bases, writes bias.csv, shares.csv and bias.png."""
+    """Trains, compares bases, writes bias.csv, bias_shares.csv and bias.png."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--data-path", default="", help="images to use instead of photos")
@@ -66,7 +66,7 @@ def main() -> None:
     write_table(options.out / "bias.csv", rows)
     print_table(rows, ["setting", "test_accuracy", "credit_alignment"])
     found = shares(config, data)
-    write_table(options.out / "shares.csv", found)
+    write_table(options.out / "bias_shares.csv", found)
     save(draw(config, rows, found), options.out / "bias.png")
 
 

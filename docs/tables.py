@@ -55,6 +55,13 @@ def show(frame: pd.DataFrame, *, index: bool = True, digits: int = 3) -> HTML:
     return HTML(frame.to_html(na_rep="", float_format=number, **style))
 
 
+def accuracies(frame: pd.DataFrame) -> pd.Series:
+    """The accuracies of a table of ``experiments.compare``, with half of the 95 % interval."""
+    half = (frame["interval_high"] - frame["interval_low"]) / 2
+    accuracy = frame["test_accuracy"].map("{:.3f}".format)
+    return accuracy.where(frame["seeds"] == 1, accuracy + half.map(" ± {:.3f}".format))
+
+
 def comparison(path: str, order: Sequence[str] = ()) -> HTML:
     """Draws the table that ``experiments.compare`` leaves.
 
@@ -64,12 +71,9 @@ def comparison(path: str, order: Sequence[str] = ()) -> HTML:
     """
     frame = read(path).set_index("estimator")
     frame = frame.loc[list(order)] if order else frame
-    half = (frame["interval_high"] - frame["interval_low"]) / 2
-    several = frame["seeds"] > 1
-    accuracy = frame["test_accuracy"].map("{:.3f}".format)
     shown = pd.DataFrame(
         {
-            "test accuracy": accuracy.where(~several, accuracy + half.map(" ± {:.3f}".format)),
+            "test accuracy": accuracies(frame),
             "step, over backprop's": frame["over_backprop"].map("{:.2f}".format),
         }
     )

@@ -1,6 +1,7 @@
 """Control methods for experiments: noise correlation with exact or differently moved parts."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,9 +28,8 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
 
     Args:
         move: function of state, parameters and batch that returns the moved state.
-        estimator: noise correlation.
-        every: number of steps between two moves. With 1, bases that the estimator itself moves keep
-            their own interval.
+        estimator: noise correlation whose bases do not move otherwise.
+        every: number of steps between two moves.
         at_start: whether init also moves the state.
     """
 
@@ -48,9 +48,7 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
         due: Due | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Any, Any]:
-        if every == 1:
-            moved = move(state, params, batch)
-        elif due is None:
+        if due is None:
             now = due_at(state.step, every, first=False)
             moved = lax.cond(now, lambda old: move(old, params, batch), lambda old: old, state)
         else:
@@ -58,12 +56,25 @@ def moved_by(move: Move, estimator: Estimator, *, every: int, at_start: bool) ->
         return estimator.estimate(key, params, batch, moved, due=due, **kwargs)
 
     def schedule(step: int) -> Due:
-        if every == 1:
-            return estimator.due(step)
         moving = bool(due_at(step, every, first=False))
         return estimator.due(step)._replace(move=moving)
 
     return Estimator(init, estimate, schedule)
+
+
+def in_every_step(move: Move, estimator: Estimator) -> Estimator:
+    """Returns an estimator whose state is moved by a given function at init and in every step.
+
+    Bases that the estimator itself moves keep their interval.
+    """
+
+    def init(params: Params, batch: Batch, **kwargs: Any) -> NoiseCorrelationState:
+        return move(estimator.init(params, batch, **kwargs), params, batch)
+
+    def estimate(key: Array, params: Params, batch: Batch, state: Any, **kwargs: Any) -> Any:
+        return estimator.estimate(key, params, batch, move(state, params, batch), **kwargs)
+
+    return Estimator(init, estimate, estimator.due)
 
 
 def without_rotation(apply_fn: ApplyFn, subspace: Subspace) -> Move:
@@ -126,14 +137,15 @@ def exact_credit_inside(apply_fn: ApplyFn, loss_fn: LossFn, estimator: Estimator
         **kwargs: Any,
     ) -> tuple[Any, Any, Any]:
         _, state, info = estimator.estimate(key, params, batch, state, due=due, **kwargs)
-        exact, error = exact_credit(apply_fn, loss_fn, params, batch)
-        shapes = tap_shapes(apply_fn, params, batch[0])
+        model = partial(apply_fn, **kwargs)
+        exact, error = exact_credit(model, loss_fn, params, batch)
+        shapes = tap_shapes(model, params, batch[0])
         inside = {}
         for name, rows in matrices(shapes, exact).items():
             basis = state.subspace[name].basis
             inside[name] = unflatten(shapes[name], lift(basis, project(basis, rows)))
         gradients = gradients_from_credit(
-            apply_fn, params, batch[0], credit=inside, output_error=error
+            model, params, batch[0], credit=inside, output_error=error
         )
         return gradients, state, info._replace(credit=inside)
 

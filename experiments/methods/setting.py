@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import nmnc_jax
 from experiments.configuration import Config
-from experiments.methods.controls import exact_feedback, moved_by
+from experiments.methods.controls import exact_feedback, in_every_step
 from nmnc_jax import Estimator, Probe
 from nmnc_jax.layout import TapShape
 from nmnc_jax.linen import mirror_layers
@@ -124,7 +124,7 @@ class Setting(NamedTuple):
             feedback=nmnc_jax.random_feedback(),
             causal=self.causal,
         )
-        return moved_by(exact_feedback(self.apply_fn), replaced, every=1, at_start=True)
+        return in_every_step(exact_feedback(self.apply_fn), replaced)
 
     def by_loss(self, method: str, **settings: Any) -> Estimator:
         """Returns a method of the library that correlates with the loss."""
