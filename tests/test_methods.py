@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from experiments.configuration import Config
+from experiments.data import load
 from experiments.methods import Setting, build_estimator, forward_passes
+from experiments.training.trainer import make_trainer
 from nmnc_jax import run
 from nmnc_jax.diagnostics import exact_credit, exact_gradient, exact_jacobian, jacobian_share
 from nmnc_jax.layout import tap_shapes
@@ -105,6 +107,17 @@ def test_exact_credit_is_the_part_in_the_manifold(network, rank):
         chex.assert_trees_all_close(
             gradients, exact_gradient(apply_fn, LOSS, params, batch), atol=1e-5
         )
+
+
+def test_exact_credit_in_all_directions_is_exact_through_time():
+    config = Config.of(data="flip_flop", model="leaky", features=(6,), strides=(), rank=6, batch=8,
+                       alignment_batch=16, estimator="exact_credit_manifold")  # fmt: skip
+    data = load(config)
+    batch = data.train_examples(np.arange(8))
+    with jax.numpy_dtype_promotion("standard"):  # As in Optax's schedules.
+        trainer = make_trainer(config, data)
+        measured = trainer.measure(trainer.init(0), jax.random.key(0), batch)
+    assert measured["alignment"]["rate"] == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ TABLE: dict[str, Entry] = {
         lambda s: exact_credit_inside(s.apply_fn, s.loss_fn, s.by_loss_in_manifold()),
         "probed",
         "rosybrown",
+        "loss",
         subspace="manifold",
         control=True,
     ),
