@@ -10,6 +10,7 @@ from nmnc_jax.feedback import Feedback, FeedbackState, rotate
 from nmnc_jax.layout import Layout, Nodes, TapLayout, matrices
 from nmnc_jax.model_check import ModelReport, check_memory
 from nmnc_jax.readouts import READOUTS
+from nmnc_jax.stacking import each_by_name
 from nmnc_jax.subspace import Subspace, SubspaceState
 from nmnc_jax.types import Activations, Array
 
@@ -137,14 +138,23 @@ def move_subspaces(
     update = subspace.update
     assert update is not None
     factored = READOUTS[state.layout.readout].factored
-    moved = {name: update(old, rows[name]) for name, old in state.subspace.items()}
-    turned = {}
-    for name, feedback in state.feedback.items():
-        old_basis, new_basis = state.subspace[name].basis, moved[name].basis
-        turned[name] = feedback
-        if factored and old_basis is not None and new_basis is not None:
-            turned[name] = rotate(feedback, old_basis, new_basis)
-    return state._replace(subspace=moved, feedback=turned)
+
+    def moved(
+        old: SubspaceState, feedback: FeedbackState | None, activity: Array
+    ) -> tuple[SubspaceState, FeedbackState | None]:
+        new = update(old, activity)
+        if not factored or feedback is None or old.basis is None or new.basis is None:
+            return new, feedback
+        return new, rotate(feedback, old.basis, new.basis)
+
+    known = {
+        name: (old, state.feedback.get(name), rows[name]) for name, old in state.subspace.items()
+    }
+    found = each_by_name(moved, known)
+    return state._replace(
+        subspace={name: found[name][0] for name in state.subspace},
+        feedback={name: found[name][1] for name in state.feedback},
+    )
 
 
 def check_state(

@@ -29,6 +29,7 @@ ROOT = PACKAGE.parent
 PIPELINE = (
     "types",
     "sharding",
+    "stacking",
     "checks",
     "taps",
     "dependence",

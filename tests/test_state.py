@@ -265,6 +265,47 @@ def test_hidden_components_carry_no_feedback_over():
         np.testing.assert_allclose(moved.feedback[name].mean, old @ memory.basis, atol=1e-5)
 
 
+def equal_layers(params, inputs, tap):
+    hidden = inputs
+    for place, weights in enumerate(params["layers"]):
+        hidden = tap(f"hidden{place}", jnp.tanh(hidden @ weights))
+    return hidden @ params["out"]
+
+
+def test_the_bases_of_equal_layers_move_in_one_loop_and_as_they_would_alone(monkeypatch):
+    """Including a layer whose basis has another rank, and one without a basis."""
+    random = np.random.default_rng(0)
+    first = jnp.asarray(random.standard_normal((5, 8), np.float32))
+    drawn = jnp.asarray(random.standard_normal((5, 8, 8), np.float32))
+    rank = {"hidden0": 3, "hidden1": 3, "hidden2": 2, "hidden3": None, "hidden4": 3, "hidden5": 3}
+
+    def moved(layers):
+        params = {"layers": [first, *drawn[: layers - 1]], "out": jnp.ones((8, 3))}
+        ranks = {name: rank[name] for name in list(rank)[:layers]}
+        estimator = nmnc(equal_layers, squared_error, rank=ranks, check=False)
+        _, state, _ = estimator.estimate(
+            jax.random.key(0), params, batch_of((4, 5)), estimator.init(params, batch_of((4, 5)))
+        )
+        step = jax.jit(
+            lambda batch: estimator.estimate(
+                jax.random.key(1), params, batch, state, due=Due(probe=False, move=True)
+            )[1]
+        )
+        compiled = step.lower(batch_of((4, 5), seed=3)).compile()
+        return compiled.as_text().count("syevd"), compiled(batch_of((4, 5), seed=3))
+
+    (four, _), (six, together) = moved(4), moved(6)
+    assert four == six > 0
+    monkeypatch.setattr(
+        nmnc_jax.state,
+        "each_by_name",
+        lambda move, by_name: {n: move(*a) for n, a in by_name.items()},
+    )
+    each, expected = moved(6)
+    assert each > six
+    chex.assert_trees_all_close(together, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [2, 3])
 def test_rows_run_that_many_examples_through_the_probe_pass(rows):
     seen = []
