@@ -153,7 +153,9 @@ def test_gradients_have_the_shardings_of_divided_parameters(name, kind):
         # The model itself is refused where contraction is over two divided axes; not here.
         step = jax.jit(estimator.estimate)
     found = step(jax.random.key(0), params, batch, kept)[0]
-    assert relative_error(jax.device_get(found), jax.device_get(one)) < 1e-4
+    # Weight perturbation divides the rounding of a loss by sigma.
+    tolerance = 1e-3 if name == "weight_perturbation" else 1e-4
+    assert relative_error(jax.device_get(found), jax.device_get(one)) < tolerance
     if kind == AxisType.Explicit:
         assert {leaf.sharding.spec for leaf in jax.tree.leaves(found)} == {P("data", None)}
 
