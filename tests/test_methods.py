@@ -8,7 +8,7 @@ import pytest
 
 from experiments.configuration import Config
 from experiments.data import load
-from experiments.methods import Setting, build_estimator, forward_passes
+from experiments.methods import TABLE, Setting, build_estimator, forward_passes
 from experiments.training.trainer import make_trainer
 from nmnc_jax import run
 from nmnc_jax.diagnostics import exact_credit, exact_gradient, exact_jacobian, jacobian_share
@@ -91,6 +91,37 @@ def test_bases_move_at_their_interval_while_feedback_is_exact_in_every_step(netw
 def test_the_manifold_of_node_perturbation_moves_at_the_interval_of_the_configuration(network):
     estimator = estimator_of(network, "node_perturbation_manifold")
     assert [estimator.due(step).move for step in range(5)] == [False, False, True, False, True]
+
+
+MOVING = [name for name, entry in TABLE.items() if entry.subspace == "manifold"]
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("method", [*MOVING, "oracle_subspace"])
+def test_bases_that_move_in_a_program_of_their_own_move_as_in_the_step(method, monkeypatch):
+    config = Config.of(
+        data="digits", model="mlp", features=(16, 8), batch=16, rank=6, basis_batch=20,
+        basis_update_every=2, alignment_batch=16, devices=1, estimator=method,
+    )  # fmt: skip
+    data = load(config)
+
+    def after(steps):
+        trainer = make_trainer(config, data)
+        state, programs = trainer.init(0), 0
+        for step in range(steps):
+            batch = trainer.devices.gather(data.train_examples, np.arange(16) + 16 * step)
+            key, due = jax.random.fold_in(jax.random.key(1), step), trainer.due(step)
+            state, _ = trainer.step(state, key, batch, due=due)
+            programs += len(trainer.parts(due))
+        return programs, state.params, state.estimator
+
+    with jax.numpy_dtype_promotion("standard"):
+        programs, *apart = after(4)
+        monkeypatch.setattr("experiments.training.trainer.moves_apart", lambda state: False)
+        fewer, *together = after(4)
+    assert fewer == 4
+    assert programs == (4 if TABLE[method].cost == "probed" else 5)
+    chex.assert_trees_all_close(apart, together, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [4, 12])

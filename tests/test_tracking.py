@@ -123,7 +123,7 @@ def test_utilisation_is_the_operations_of_the_network_over_the_peak(monkeypatch)
     exact = 4 * 64 * 64 + 6 * (64 * 64 + 64 * 10)
     # Adam, activations and the loss take the rest.
     assert exact < found < 1.3 * exact
-    assert trainer.step._cache_size() == 0
+    assert trainer.parts(None)[0].function._cache_size() == 0
 
 
 def test_counting_needs_no_cpus(monkeypatch):

@@ -11,8 +11,8 @@ from experiments.configuration import Config
 from experiments.data import Dataset
 from experiments.training.measuring import CHUNK
 from experiments.training.state import TrainState
+from experiments.training.step_parts import StepPart
 from experiments.training.trainer import Trainer, make_trainer
-from nmnc_jax.types import Due
 
 ROUNDS = 3
 
@@ -68,42 +68,45 @@ def step_costs(
 
 
 def step_times(
-    trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due], rounds: int = ROUNDS
-) -> tuple[dict[Due, float], TrainState]:
-    """Times a step for each kind of scheduled work separately, on the devices of the trainer.
+    trainer: Trainer,
+    config: Config,
+    data: Dataset,
+    parts: Iterable[StepPart],
+    rounds: int = ROUNDS,
+) -> tuple[dict[StepPart, float], TrainState]:
+    """Times each program of a run's steps separately, on the devices of the trainer.
 
     Returns:
-        Median seconds for each kind of scheduled work, and the state after all steps.
+        Median seconds of each program, and the state after all steps.
     """
     batch = trainer.devices.gather(data.train_examples, np.arange(config.run.batch))
     key = jax.random.key(config.run.seed)
     state = trainer.init(config.run.seed)
 
-    def step(due: Due) -> Any:
+    def take(part: StepPart) -> Any:
         nonlocal state
-        state, loss = trainer.step(state, key, batch, due=due)
+        state, loss = part.function(state, key, batch, due=part.due)
         return state, loss
 
-    return {due: _seconds(lambda due=due: step(due), rounds) for due in dues}, state
+    return {part: _seconds(lambda part=part: take(part), rounds) for part in parts}, state
 
 
 def program_times(
-    trainer: Trainer, config: Config, data: Dataset, dues: Iterable[Due]
-) -> tuple[dict[Due, float], float, float]:
+    trainer: Trainer, config: Config, data: Dataset, parts: Iterable[StepPart]
+) -> tuple[dict[StepPart, float], float, float]:
     """Times each program of a run separately, on the devices of the trainer.
 
     Args:
         trainer: the functions of the run.
         config: the configuration of the run.
         data: the data set.
-        dues: the scheduled work of the steps.
+        parts: the programs of the steps.
 
     Returns:
-        Median seconds of a step for each kind of scheduled work, of the start, and of the test of a
-        batch.
+        Median seconds of each program of the steps, of the start, and of the test of a batch.
     """
     devices, key = trainer.devices, jax.random.key(config.run.seed)
-    steps, state = step_times(trainer, config, data, dues)
+    steps, state = step_times(trainer, config, data, parts)
     count = min(config.method.basis_batch, data.train_size)
     first = devices.any_size(data.train_examples(np.arange(count)))
     tested = np.arange(devices.size(min(CHUNK, data.test_size)))

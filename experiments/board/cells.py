@@ -18,9 +18,9 @@ from experiments.methods import TABLE, checked, forward_passes
 from experiments.planning.compiled import Cost, compile_cost
 from experiments.planning.programs import NOTHING, scheduled, step_program
 from experiments.training.loop import through_training, train
+from experiments.training.step_parts import StepPart
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.state import NoiseCorrelationState
-from nmnc_jax.types import Due
 
 Row = dict[str, Any]
 EQUAL_STEPS, EQUAL_OPERATIONS = REGIMES = "equal steps", "equal operations"
@@ -129,10 +129,11 @@ class Cell(NamedTuple):
         def measured() -> Row:
             trainer, baseline = (make_trainer(each, self.data) for each in (config, plain))
             shares = scheduled(trainer, config)
-            programs = [_compiled(trainer, config, self.data, due) for due in shares]
-            of_backprop = _compiled(baseline, plain, self.data, NOTHING)
+            (plainly,) = baseline.parts(NOTHING)
+            programs = [_compiled(trainer, config, self.data, part) for part in shares]
+            of_backprop = _compiled(baseline, plain, self.data, plainly)
             seconds, _ = step_times(trainer, config, self.data, shares, rounds=10)
-            plainly, _ = step_times(baseline, plain, self.data, [NOTHING], rounds=10)
+            of_plain, _ = step_times(baseline, plain, self.data, [plainly], rounds=10)
 
             def mean(each: Iterable[float]) -> float:
                 return float(np.dot(list(shares.values()), list(each)))
@@ -142,7 +143,7 @@ class Cell(NamedTuple):
             return {
                 "operations": mean(program.flops for program in programs) / of_backprop.flops,
                 "milliseconds": 1000 * mean(seconds.values()),
-                "over_backprop": mean(seconds.values()) / plainly[NOTHING],
+                "over_backprop": mean(seconds.values()) / of_plain[plainly],
                 "remembered_bytes": sum(
                     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory)
                 ),
@@ -176,8 +177,8 @@ def _trained_and_measured(config: Config, data: Dataset, trainer: Trainer) -> Ro
     }
 
 
-def _compiled(trainer: Trainer, config: Config, data: Dataset, due: Due) -> Cost:
-    found = compile_cost(step_program(trainer, config, data, due))
+def _compiled(trainer: Trainer, config: Config, data: Dataset, part: StepPart) -> Cost:
+    found = compile_cost(step_program(trainer, config, data, part))
     assert isinstance(found, Cost)
     return found
 

@@ -15,6 +15,7 @@ from experiments.planning.topology import Topology
 from experiments.training.measuring import CHUNK
 from experiments.training.mesh import make_devices
 from experiments.training.network import refusals
+from experiments.training.step_parts import StepPart
 from experiments.training.trainer import Trainer, make_trainer
 from nmnc_jax.types import Due
 
@@ -27,8 +28,8 @@ class Plan(NamedTuple):
     Attributes:
         topology: the chips for which it was compiled.
         chips: number of chips.
-        steps: costs of the training steps, one for each kind of scheduled work.
-        shares: share of the run's steps that have each kind of scheduled work.
+        steps: costs of the programs that take the training steps.
+        shares: share of the run's steps that run each of these programs.
         init: cost of the start, with the first basis.
         evaluation: cost of the test of a batch.
         backprop: cost of a step of backpropagation.
@@ -117,11 +118,12 @@ def plan(
     plain = config.replace(estimator="backprop")
     baseline = make_trainer(plain, data, devices)
     with refusals(plain):
-        backprop = cost(step_program(baseline, plain, data, NOTHING)._replace(name="backprop"))
+        (step,) = baseline.parts(NOTHING)
+        backprop = cost(step_program(baseline, plain, data, step)._replace(name="backprop"))
     trainer = make_trainer(config, data, devices)
     shares = scheduled(trainer, config)
     with refusals(config):
-        steps = [cost(step_program(trainer, config, data, due)) for due in shares]
+        steps = [cost(step_program(trainer, config, data, part)) for part in shares]
         init = cost(first_program(trainer, config, data))
         evaluation = cost(test_program(trainer, data))
     planned = Plan(
@@ -129,33 +131,36 @@ def plan(
     )
     if not measure or planned.too_large or isinstance(backprop, TooLarge):
         return planned
-    by_due, start, test = program_times(trainer, config, data, shares)
-    plainly, *_ = program_times(baseline, plain, data, [NOTHING])
+    seconds, start, test = program_times(trainer, config, data, shares)
+    plainly, *_ = program_times(baseline, plain, data, [step])
     return planned._replace(
-        steps=[_timed(step, by_due[step.due]) for step in steps],
+        steps=[_timed(cost, seconds[part]) for cost, part in zip(steps, shares, strict=True)],
         init=_timed(init, start),
         evaluation=_timed(evaluation, test),
-        backprop=_timed(backprop, plainly[NOTHING]),
+        backprop=_timed(backprop, plainly[step]),
     )
 
 
-def scheduled(trainer: Trainer, config: Config) -> dict[Due, float]:
-    """Returns the share of the steps of a run for each kind of scheduled work."""
+def scheduled(trainer: Trainer, config: Config) -> dict[StepPart, float]:
+    """Returns the programs of a run's steps, and for each the share of the steps that run it."""
     dues = Counter(map(trainer.due, range(config.run.steps)))
-    return {due: dues[due] / config.run.steps for due in sorted(dues)}
+    runs: Counter[StepPart] = Counter()
+    for due in sorted(dues):
+        for part in trainer.parts(due):
+            runs[part] += dues[due]
+    return {part: count / config.run.steps for part, count in runs.items()}
 
 
 def _timed(cost: Cost | TooLarge, seconds: float) -> Cost | TooLarge:
     return cost._replace(seconds=seconds) if isinstance(cost, Cost) else cost
 
 
-def step_program(trainer: Trainer, config: Config, data: Dataset, due: Due) -> Program:
-    """Returns the program of a training step with the given scheduled work."""
-    work = [what for what, is_due in (("probes", due.probe), ("basis update", due.move)) if is_due]
-    name = "step with " + " and ".join(work) if work else "step"
+def step_program(trainer: Trainer, config: Config, data: Dataset, part: StepPart) -> Program:
+    """Returns a program of a training step."""
     batch = trainer.devices.shapes(_one(data), config.run.batch)
     arguments = trainer.template, _key(trainer), batch
-    return Program(name, due, trainer.step, arguments, {"due": due})
+    due = NOTHING if part.due is None else part.due
+    return Program(part.name, due, part.function, arguments, {"due": part.due})
 
 
 def first_program(trainer: Trainer, config: Config, data: Dataset) -> Program:

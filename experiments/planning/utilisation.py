@@ -41,7 +41,7 @@ def utilisation(
 def flops_per_example(trainer: Trainer, config: Config, data: Dataset) -> float:
     """Returns the operations of a step per example of its batch, in the mean over the schedule."""
     shares = scheduled(trainer, config)
-    of_steps = [operations(step_program(trainer, config, data, due)) for due in shares]
+    of_steps = [operations(step_program(trainer, config, data, part)) for part in shares]
     return float(np.dot(list(shares.values()), of_steps)) / config.run.batch
 
 

@@ -45,6 +45,15 @@ class Devices(NamedTuple):
         return np.unique(np.concatenate([np.arange(batch)[place] for place in places if place]))
 
     @property
+    def seldom(self) -> dict[str, float] | None:
+        """Options for the compiler of a program that runs seldom.
+
+        A TPU's compiler spends most of its time on the speed of the program.
+        """
+        tpu = self.mesh.devices.flat[0].platform == "tpu"
+        return {"exec_time_optimization_effort": -1.0} if tpu else None
+
+    @property
     def _divided(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec("data"))
 

@@ -18,6 +18,7 @@ from experiments.training.mesh import Devices, make_devices
 from experiments.training.network import build_model, refusals, report_of
 from experiments.training.optimiser import build_optimiser, training_loss
 from experiments.training.state import TrainState
+from experiments.training.step_parts import SELDOM, StepPart, moves_apart, step_parts
 from nmnc_jax.layout import output_rows, tap_shapes
 from nmnc_jax.types import Array, Batch, Due, Estimator
 
@@ -28,6 +29,7 @@ class Trainer(NamedTuple):
     Attributes:
         init: ``init(seed, params=None) -> TrainState``; parameters are drawn unless given.
         step: ``step(state, key, batch, due=None) -> (state, loss)``; donates the state.
+        parts: ``parts(due)``, the programs that take such a step, one after another.
         due: the estimator's schedule, ``due(step) -> Due``.
         measure: ``measure(state, key, batch) -> dict`` of accuracies, alignments and chosen ranks.
             Training accuracy and exact credit are measured on a large fixed batch.
@@ -42,6 +44,7 @@ class Trainer(NamedTuple):
 
     init: Callable[..., TrainState]
     step: Callable[..., tuple[TrainState, Array]]
+    parts: Callable[[Due | None], list[StepPart]]
     due: Callable[[int], Due]
     measure: Callable[[TrainState, Array, Batch], dict[str, Any]]
     template: TrainState
@@ -118,7 +121,7 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     )
 
     def started(seeded: Estimator) -> Callable[..., TrainState]:
-        return jax.jit(initial(seeded), out_shardings=placement)
+        return jax.jit(initial(seeded), out_shardings=placement, compiler_options=devices.seldom)
 
     def init(seed: int, params: Any = None) -> TrainState:
         places = np.random.default_rng(seed).permutation(data.train_size)
@@ -161,11 +164,33 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
         first,
         placement,
     )
-    step = jax.jit(
+
+    def move_bases(
+        state: TrainState, key: Array, batch: Batch, due: Due
+    ) -> tuple[TrainState, Array]:
+        # Gradients are not used, so that the program has no backward pass.
+        _, moved, info = estimator.estimate(
+            key, state.params, ready(batch), state.estimator, due=due
+        )
+        moved = moved._replace(step=state.estimator.step)
+        return state._replace(estimator=moved), info.loss
+
+    parts = step_parts(
         train_step,
-        donate_argnums=0,
-        static_argnames="due",
+        move_bases,
+        apart=moves_apart(first.estimator),
         out_shardings=(placement, devices.replicated),
+        seldom=devices.seldom if config.method.basis_update_every >= SELDOM else None,
     )
+
+    def step(
+        state: TrainState, key: Array, batch: Batch, due: Due | None = None
+    ) -> tuple[TrainState, Array]:
+        *before, last = parts(due)
+        for part in before:
+            state, _ = part.function(state, key, batch, due=part.due)
+        return last.function(state, key, batch, due=last.due)
+
     start = started(estimator)
-    return Trainer(init, step, estimator.due, measure, placed, devices, start, test, tested)
+    due = estimator.due
+    return Trainer(init, step, parts, due, measure, placed, devices, start, test, tested)
