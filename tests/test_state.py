@@ -11,6 +11,7 @@ import nmnc_jax
 from nmnc_jax import Due, Probe, fixed_subspace, grouped, learned_feedback, nmnc, noise_correlation
 from nmnc_jax.feedback import rotate
 from nmnc_jax.probes import relative_variance
+from nmnc_jax.stacking import each_by_name
 from nmnc_jax.transforms import as_transformation
 from tests.cases import CASES, ESTIMATORS, batch_of, squared_error
 from tests.zoo import STEPS, WEIGHTS, ZOO, forward_scan
@@ -304,6 +305,14 @@ def test_the_bases_of_equal_layers_move_in_one_loop_and_as_they_would_alone(monk
     each, expected = moved(6)
     assert each > six
     chex.assert_trees_all_close(together, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_outside_of_jit_bases_move_one_by_one():
+    """A loop would be compiled anew in each call."""
+    alike = {name: (jnp.ones(3),) for name in ("a", "b")}
+    assert each_by_name(lambda value: float(value.sum()), alike) == {"a": 3, "b": 3}
+    with pytest.raises(jax.errors.ConcretizationTypeError):
+        jax.jit(lambda given: each_by_name(lambda value: float(value.sum()), given))(alike)
 
 
 @pytest.mark.parametrize("rows", [2, 3])

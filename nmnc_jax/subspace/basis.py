@@ -55,7 +55,8 @@ class Subspace(NamedTuple):
         dimension: ``dimension(name, units) -> d`` of a tap's subspace.
         init: ``init(name, activity, key=None) -> SubspaceState`` from a tap's name and activity,
             [B, n]. A key replaces the seed of a random subspace.
-        update: ``update(state, activity) -> SubspaceState``, or None if the basis never moves.
+        update: ``update(state, activity) -> SubspaceState``, or None if the basis never moves. In a
+            compiled step it is traced, once for all taps whose state and activity look alike.
         update_every: number of steps between updates.
         has_basis: ``has_basis(name) -> bool``, whether a tap has a basis and not all directions.
         check: ``check(names)``, which raises a ValueError if the subspace was given something for a
