@@ -12,7 +12,7 @@ from benchmarks.processes import outputs_of, start_together
 from experiments.configuration import Config
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.planning.compiled import collectives
+from experiments.planning.collectives import collectives
 from experiments.training.mesh import make_devices
 from experiments.training.trainer import make_trainer
 from tests.conftest import QUICK

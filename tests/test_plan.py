@@ -17,14 +17,13 @@ from experiments.configs import load_config
 from experiments.data.described import describe
 from experiments.errors import UserError
 from experiments.plan import remedy
+from experiments.planning.collectives import collectives, size_of
 from experiments.planning.compiled import (
     Cost,
     Program,
     TooLarge,
-    collectives,
     compile_cost,
     operations,
-    size_of,
 )
 from experiments.planning.programs import NOTHING, Plan
 from experiments.planning.topology import Topology
@@ -127,6 +126,45 @@ def test_collectives_in_two_parts_and_of_tuples_count_once():
         "reduce-scatter": 2 * 8 * 128,
     }
     assert size_of("(pred[3], s4[3]{0}, f8e4m3fn[2,2], token[], f32[])") == 3 + 2 + 4 + 4
+
+
+COUNTED = ', backend_config={"known_trip_count":{"n":"3"}}'
+LOOPS = """
+%add (x: f32[], y: f32[]) -> f32[] {{
+  ROOT %sum = f32[] add(%x, %y)
+}}
+
+%condition.1 (state: (s32[], f32[8])) -> pred[] {{
+  %constant.1 = s32[]{{:T(128)}} constant(3)
+  %place = s32[]{{:T(128)}} get-tuple-element(%state), index=0
+  ROOT %less = pred[] compare(%place, %constant.1), direction=LT
+}}
+
+%gathered (part: bf16[2,16]) -> bf16[6,16] {{
+  ROOT %whole = bf16[6,16]{{1,0}} all-gather(%part), dimensions={{0}}
+}}
+
+%body.1 (state: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %value = f32[8]{{0}} get-tuple-element(%state), index=1
+  %reduced = f32[8]{{0}} all-reduce(%value), channel_id=1, to_apply=%add
+  %part = bf16[2,16]{{1,0}} constant(0)
+  %called = bf16[6,16]{{1,0}} fusion(%part), kind=kLoop, calls=%gathered
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %loop = (s32[], f32[8]) while(%start), condition=%condition.1, body=%body.1{counted}
+  ROOT %last = f32[2]{{0}} all-reduce(%end), channel_id=2, to_apply=%add
+}}
+"""
+
+
+@pytest.mark.parametrize("counted", ["", COUNTED])
+def test_collectives_in_a_loop_count_in_each_iteration(counted):
+    """By the compiler's count (CPU), or by the condition of the loop (TPU)."""
+    text = LOOPS.format(counted=counted)
+    assert collectives(text) == {"all-reduce": 3 * 4 * 8 + 4 * 2, "all-gather": 3 * 2 * 6 * 16}
+    dynamic = text.replace("constant(3)", "copy(%x)").replace(COUNTED, "")
+    assert collectives(dynamic) == {"all-reduce": 4 * 8 + 4 * 2, "all-gather": 2 * 6 * 16}
 
 
 def test_a_plan_names_every_program_of_the_schedule(tmp_path, capsys):

@@ -1,19 +1,13 @@
 """Operations, memory and communication of a program, as reported by the compiler."""
 
-import re
 import time
-from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
 
+from experiments.planning.collectives import collectives
 from experiments.planning.loops import all_operations, further_operations
 from nmnc_jax.types import Due
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?(%?[\w.-]+) = (.+?) ([a-z][\w-]*)\((.*)$", re.MULTILINE)
-_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
-_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 
 
 class Program(NamedTuple):
@@ -140,49 +134,3 @@ def operations(program: Program) -> float:
 
 def _traced(program: Program) -> Any:
     return program.function.trace(*program.arguments, **program.settings)
-
-
-def collectives(text: str) -> dict[str, int]:
-    """Returns the larger of the input and output bytes of each kind of collective on one chip.
-
-    Args:
-        text: a compiled program; collectives inside a loop count once.
-
-    Example:
-        >>> from experiments.planning.compiled import collectives
-        >>> collectives('''
-        ...   %part = f32[2,8]{1,0} parameter(0)
-        ...   %whole = f32[16,8]{1,0} all-gather(%part), dimensions={0}''')
-        {'all-gather': 512}
-    """
-    sizes: dict[str, int] = {}
-    found: Counter[str] = Counter()
-    channels: set[str] = set()
-    for name, shape, operation, rest in _INSTRUCTION.findall(text):
-        sizes[name] = size_of(shape)
-        # The shape of the first part of an asynchronous collective includes operands and buffers.
-        kind = operation.removesuffix("-done")
-        if kind not in COLLECTIVES:
-            continue
-        # A TPU may split a collective over the computations that run at the same time.
-        channel = _CHANNEL.search(rest)
-        if channel and channel[1] in channels:
-            continue
-        channels |= {channel[1]} if channel else set()
-        given = 0
-        if kind == operation:
-            given = sum(sizes.get(name, 0) for name in re.findall(r"%[\w.-]+", rest.split(")")[0]))
-        found[kind] += max(sizes[name], given)
-    return dict(sorted(found.items()))
-
-
-def size_of(shape: str) -> int:
-    """Returns the bytes of a shape in a compiled program: ``bf16[8,128]{1,0}`` or a tuple."""
-    total = 0
-    for dtype, axes in _ARRAY.findall(shape):
-        bits = 8 if dtype == "pred" else int((re.findall(r"\d+", dtype) or ["0"])[0])
-        count = 1
-        for axis in filter(None, axes.split(",")):
-            count *= int(axis)
-        total += -(-bits * count // 8)
-    return total
