@@ -159,8 +159,8 @@ def step_program(trainer: Trainer, config: Config, data: Dataset, part: StepPart
     """Returns a program of a training step."""
     batch = trainer.devices.shapes(_one(data), config.run.batch)
     arguments = trainer.template, _key(trainer), batch
-    due = NOTHING if part.due is None else part.due
-    return Program(part.name, due, part.function, arguments, {"due": part.due})
+    assert part.due is not None
+    return Program(part.name, part.due, part.function, arguments, {"due": part.due})
 
 
 def first_program(trainer: Trainer, config: Config, data: Dataset) -> Program:
