@@ -3,6 +3,7 @@
 import signal
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from experiments.errors import UserError
 from experiments.planning.collectives import collectives
 from experiments.training.mesh import make_devices
 from experiments.training.trainer import make_trainer
+from nmnc_jax.types import Due
 from tests.conftest import QUICK
 from tests.test_checkpoints import last_network, without_time
 from tests.test_experiments import SHORT
@@ -65,6 +67,24 @@ def test_every_layout_gives_the_numbers_of_one_device(estimator):
         if estimator != "vnc":
             divided = {shard.data.shape for shard in basis.addressable_shards}
             assert divided == {(4, 6) if "divide_units" in layout else (32, 6)}
+
+
+def test_a_basis_update_takes_some_of_a_large_batch_the_same_on_all_layouts():
+    """Rows that are left out do not change the bases, whatever the number of devices."""
+    found = []
+    for devices, left_out in ((1, False), (8, False), (1, True)):
+        config = CONFIG.replace(devices=devices, batch=32, basis_batch=16)
+        data = load(config)
+        trainer = make_trainer(config, data)
+        images, labels = data.train_examples(np.arange(32))
+        if left_out:
+            images = np.concatenate([images[::2, None], images[::2, None]], 1).reshape(images.shape)
+        batch = trainer.devices.place(32, (images, labels))
+        part = trainer.parts(Due(probe=False, move=True))[0]
+        state, _ = part.function(trainer.init(0), jax.random.key(1), batch, due=part.due)
+        found.append(jax.device_get(state.estimator.subspace))
+    for other in found[1:]:
+        chex.assert_trees_all_close(found[0], other, rtol=1e-3, atol=1e-4)
 
 
 def test_feedback_of_all_units_is_divided_too():

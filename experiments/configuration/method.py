@@ -37,7 +37,8 @@ class Method(Section):
     update_every: int = 1
     """Steps between feedback updates."""
     basis_batch: int = 1500
-    """Training examples that fit the first basis."""
+    """Training examples that fit the first basis. An update that is a program of its own uses at
+    most this number of examples of the batch."""
     basis_update_every: int = 10
     """Steps between updates of the principal components."""
     basis_decay: float = 0.95

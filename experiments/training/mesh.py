@@ -171,6 +171,25 @@ def make_devices(config: Config, available: Sequence[Any] | None = None) -> Devi
     return Devices(mesh)
 
 
+def evenly_spaced(batch: Batch, most: int) -> Batch:
+    """Returns a batch, or some of its examples if it is larger than `most`.
+
+    The examples do not depend on the number of devices. Their distance is a power of two, so that
+    each device usually chooses from its own.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from experiments.training.mesh import evenly_spaced
+        >>> [part.tolist() for part in evenly_spaced((jnp.arange(8), jnp.arange(8)), 3)]
+        [[0, 4], [0, 4]]
+    """
+    distance = 1
+    while -(-len(batch[1]) // distance) > most:
+        distance *= 2
+    inputs, targets = (part[::distance] for part in batch)
+    return inputs, targets
+
+
 def divide_probes(estimator: Estimator, mesh: Mesh, axis: str = "probe") -> Estimator:
     """Divides the probes of an estimator over an axis of a mesh.
 
