@@ -14,6 +14,8 @@ from experiments.configuration import Config
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.planning.collectives import collectives
+from experiments.planning.compiled import compile_cost
+from experiments.planning.programs import step_program
 from experiments.training.mesh import make_devices
 from experiments.training.trainer import make_trainer
 from nmnc_jax.types import Due
@@ -85,6 +87,19 @@ def test_a_basis_update_takes_some_of_a_large_batch_the_same_on_all_layouts():
         found.append(jax.device_get(state.estimator.subspace))
     for other in found[1:]:
         chex.assert_trees_all_close(found[0], other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_basis_update_of_a_large_batch_costs_what_it_uses():
+    config = CONFIG.replace(devices=8, batch=64, basis_batch=16)
+    data = load(config)
+    trainer = make_trainer(config, data)
+    part = trainer.parts(Due(probe=False, move=True))[0]
+    costs = [
+        compile_cost(step_program(trainer, config.replace(batch=batch), data, part))
+        for batch in (16, 64)
+    ]
+    assert costs[0].collective_bytes == costs[1].collective_bytes
+    assert costs[1].flops == pytest.approx(costs[0].flops, rel=0.01)
 
 
 def test_feedback_of_all_units_is_divided_too():

@@ -23,6 +23,12 @@ def measurement(record: dict[str, Any], path: tuple[str, ...]) -> float:
     return np.nan if value is None else float(value)
 
 
+def mark_chance(panel: Axes, chance: float, *, upright: bool = False) -> None:
+    """Draws the accuracy of chance into a panel, upright if accuracy is on its x axis."""
+    line = panel.axvline if upright else panel.axhline
+    line(chance, color="gray", linestyle=":", linewidth=1, label="chance")
+
+
 def draw_all(directory: Path, runs: Runs, costs: Costs | None = None) -> None:
     """Writes curves.png, alignment.png (for methods with taps) and cost.png."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -67,7 +73,7 @@ def draw_overview(path: Path, runs: Runs, costs: Costs, *, chance: float) -> Non
     figure = Figure(figsize=(12, 4), layout="constrained")
     accuracy, aligned, cost = figure.subplots(1, 3)
     _over_steps(accuracy, runs, "test_accuracy")
-    accuracy.axhline(chance, color="gray", linestyle=":", linewidth=1, label="chance")
+    mark_chance(accuracy, chance)
     seeds = len(next(iter(runs.values())))
     band = f"mean and 95 % interval of {seeds} seeds" if seeds > 1 else "1 seed"
     accuracy.set(title=f"learning ({band})", ylabel="test accuracy")

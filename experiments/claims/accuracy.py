@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import mark_chance
 from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band
 from experiments.claims.verdicts import Verdict, judge
@@ -139,7 +140,7 @@ def judged(study: Study, rows: list[Row]) -> list[Verdict]:
 
 def draw(study: Study, rows: list[Row]) -> Figure:
     """Draws accuracy over steps and passes, and at the end."""
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
     curves, costs, bars = figure.subplots(1, 3)
     for place, method in enumerate(METHODS):
         some = where(rows, method=method)
@@ -152,6 +153,10 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     curves.set(title="over steps", xlabel="step", ylabel="test accuracy")
     costs.set(title="over passes", xlabel="passes, forward or backward, through the network")
     costs.sharey(curves)
+    for panel in (curves, costs, bars):
+        mark_chance(panel, study.data.chance, upright=panel is bars)
+    handles, labels = curves.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     bars.set_yticks(range(len(METHODS)), METHODS)
     bars.invert_yaxis()
     bars.set(title="at the end", xlabel="test accuracy")

@@ -82,7 +82,7 @@ def draw(study: Study, rows: list[Row]) -> Figure:
     """Draws accuracy and alignment over probes."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     label = "probes behind an estimate of the feedback"
-    draw_leads(figure.subplots(1, 2), rows, "probes", label)
+    draw_leads(figure.subplots(1, 2), rows, "probes", label, chance=study.data.chance)
     figure.suptitle(f"{study.data_name}, {study.config.run.steps} steps: mean and 95 % interval of "
                     f"{len(study.seeds)} seeds")  # fmt: skip
     return figure

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import mark_chance
 from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band, trained
 from experiments.claims.verdicts import Verdict, judge
@@ -118,6 +119,9 @@ def draw(study: Study, rows: list[Row]) -> Figure:
             turned = "turns with the basis" if method == "nmnc" else "does not turn"
             _map(panel, study, some, column, f"{label}, feedback {turned}")
         band(line[2], sized, "sigma", column, colour=COLOURS["nmnc"], label="nmnc")
+        if column == "test_accuracy":
+            mark_chance(line[2], study.data.chance)
+            line[2].legend(frameon=False)
         line[2].set_xscale("log")
         line[2].set_title(f"{label}, central differences", fontsize=10)
         line[0].set_ylabel("steps between updates of the basis")

@@ -12,6 +12,7 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import mark_chance
 from experiments.analysis.statistics import student_interval
 from experiments.analysis.tables import where, write_table
 from experiments.claims.verdicts import Verdict
@@ -156,7 +157,9 @@ def measurements(record: Row) -> Row:
     return row | {f"alignment_{tap}": value for tap, value in alignments.items()}
 
 
-def draw_leads(panels: Sequence[Axes], rows: list[Row], x: str, label: str) -> None:
+def draw_leads(
+    panels: Sequence[Axes], rows: list[Row], x: str, label: str, *, chance: float
+) -> None:
     """Draws accuracy and alignment of nmnc and vnc over a column on a logarithmic axis."""
     columns = {
         "test_accuracy": "test accuracy",
@@ -166,6 +169,8 @@ def draw_leads(panels: Sequence[Axes], rows: list[Row], x: str, label: str) -> N
         for method in ("nmnc", "vnc"):
             some = where(rows, method=method)
             band(panel, some, x, column, colour=COLOURS[method], label=method)
+        if column == "test_accuracy":
+            mark_chance(panel, chance)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set(title=title, xlabel=label)

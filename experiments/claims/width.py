@@ -98,7 +98,8 @@ def draw(study: Study, rows: list[Row], law: list[Row]) -> Figure:
     """Draws accuracy and alignment over width, and the crossover."""
     figure = Figure(figsize=(12.5, 3.9), layout="constrained")
     *curves, points = figure.subplots(1, 3)
-    draw_leads(curves, rows, "width", "width, over the configuration's")
+    label = "width, over the configuration's"
+    draw_leads(curves, rows, "width", label, chance=study.data.chance)
     for tap in sorted({row["tap"] for row in law}):
         some = [row for row in law if row["tap"] == tap]
         points.scatter([row["share"] * row["units"] / row["rank"] for row in some],
