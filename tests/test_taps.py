@@ -138,6 +138,23 @@ def test_bad_models_are_refused(model, message):
         tap_shapes(model, None, jnp.ones((4, 2)))
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda carry, x: (carry, x), "body <lambda> is called with 2 arguments and the tap: too"),
+        (lambda carry, x, tap: (carry, x, x), "returned a tuple of 3; it takes"),
+        (lambda carry, x, tap: carry, "of a scan returned .*; it takes"),
+        (None, "the body is None; it takes a function"),
+    ],
+)
+def test_bodies_that_are_called_in_another_way_are_refused(body, message):
+    def model(params, inputs, tap):
+        return tap.scan(body, inputs, jnp.ones(3))[0]
+
+    with pytest.raises(ValueError, match=message):
+        run(model, {}, jnp.ones((2, 3)))
+
+
 def test_linear_stages_alone_are_examined_for_mirrors_only():
     def model(params, inputs, tap):
         h = tap.linear(lambda w, h: h @ w, params["in"], inputs)

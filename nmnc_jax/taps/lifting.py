@@ -7,6 +7,7 @@ from typing import Any, Self
 import jax
 from jax import lax
 
+from nmnc_jax.taps.calls import call_body
 from nmnc_jax.taps.forms import Forms, Transform
 from nmnc_jax.taps.recorder import NONE, Recorder
 from nmnc_jax.types import Activations, Array
@@ -155,7 +156,7 @@ class Lifting(Forms, Recorder):
             noise, replay, pinned, seen, given = arguments[-1]
             tap = self._inner((noise, replay, pinned, given), self._scope, self, seen)
             taps.append(tap)
-            result = body(*arguments[:-1], tap)
+            result = call_body(body, arguments[:-1], tap)
             return result, tap.activations, tap.arrived, tap.read
 
         return inside, taps

@@ -1,13 +1,13 @@
 """Passes of a user's model, whose errors about transformations name the tap."""
 
 import contextlib
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
+from nmnc_jax.taps.calls import check_call
 from nmnc_jax.taps.forms import FORMS
 from nmnc_jax.taps.recorder import NONE
 from nmnc_jax.taps.tap import Tap
@@ -56,11 +56,13 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
     try:
         yield
     except TypeError as error:
-        _check_call(apply_fn, params, inputs, kwargs)
+        called = ", ".join(["params", "inputs", "tap", *kwargs])
+        check_call("apply_fn", apply_fn, f"as apply_fn({called})", params, inputs, None, **kwargs)
         if re.search(r"takes .*positional arguments? but", str(error)):
             raise ValueError(
-                f"{error}. The model is called with (params, inputs, tap): it takes the tap after "
-                "its inputs (tap=no_tap), or nmnc_jax.linen.tap_submodules adds taps from outside"
+                f"{error}. The model is called with (params, inputs, tap): if this is its module, "
+                "it takes the tap after its inputs (tap=no_tap), or nmnc_jax.linen.tap_submodules "
+                "adds taps from outside"
             ) from error
         if f"{Tap.__module__}.{Tap.__qualname__}" in str(error):
             raise ValueError(
@@ -87,21 +89,6 @@ def _named(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> It
             "a transformation, as when a Flax module creates its parameters in such a body; it "
             "takes nmnc_jax.linen.scan, or a call of that module before the scan"
         ) from error
-
-
-def _check_call(apply_fn: ApplyFn, params: Params, inputs: Inputs, kwargs: Any) -> None:
-    """Raises a ValueError if a model cannot be called as all models are."""
-    if not callable(apply_fn):
-        raise ValueError(f"apply_fn is {apply_fn!r}; it takes a function")
-    try:
-        signature = inspect.signature(apply_fn)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(params, inputs, None, **kwargs)
-    except TypeError as error:
-        called = ", ".join(["params", "inputs", "tap", *kwargs])
-        raise ValueError(f"apply_fn is called as apply_fn({called}): {error}") from error
 
 
 def _finished(tap: Any, outputs: Any) -> Any:
