@@ -124,6 +124,19 @@ def test_bases_that_move_in_a_program_of_their_own_move_as_in_the_step(method, m
     chex.assert_trees_all_close(apart, together, rtol=1e-3, atol=1e-4)
 
 
+def test_feedback_of_others_leaves_out_each_example_itself(network):
+    apply_fn, params, (inputs, targets) = network
+    batch = inputs[:6], targets[:6]
+    estimator = estimator_of(network, "exact_feedback_of_others")
+    state = estimator.init(params, batch)
+    _, _, info = jax.jit(estimator.estimate)(jax.random.key(0), params, batch, state)
+    _, error = exact_credit(apply_fn, LOSS, params, batch)
+    for name, jacobian in exact_jacobian(apply_fn, params, batch[0]).items():
+        for own in range(6):
+            others = np.delete(jacobian, own, axis=0).mean(axis=0)
+            np.testing.assert_allclose(info.credit[name][own], error[own] @ others, atol=1e-6)
+
+
 @pytest.mark.parametrize("rank", [4, 12])
 def test_exact_credit_is_the_part_in_the_manifold(network, rank):
     apply_fn, params, batch = network

@@ -1,6 +1,6 @@
 """The tap's readings: clean, perturbed, cut, scanned, replayed."""
 
-from functools import partial
+from functools import partial, wraps
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +142,7 @@ def test_bad_models_are_refused(model, message):
     ("body", "message"),
     [
         (lambda carry, x: (carry, x), "body <lambda> is called with 2 arguments and the tap: too"),
-        (lambda carry, x, tap: (carry, x, x), "returned a tuple of 3; it takes"),
+        (lambda carry, x, tap: (carry, x, x), "returned tuple of 3; it takes"),
         (lambda carry, x, tap: carry, "of a scan returned .*; it takes"),
         (None, "the body is None; it takes a function"),
     ],
@@ -153,6 +153,26 @@ def test_bodies_that_are_called_in_another_way_are_refused(body, message):
 
     with pytest.raises(ValueError, match=message):
         run(model, {}, jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("pair", [tuple, list, lambda parts: {"a": parts[0], "b": parts[1]}])
+def test_a_scan_takes_the_pairs_that_jax_takes(pair):
+    def body(carry, x, tap):
+        return pair([tap("hidden", carry + x), x])
+
+    def model(params, inputs, tap):
+        return tap.scan(body, inputs, jnp.ones(3))[0]
+
+    assert run(model, {}, jnp.ones((2, 3)))[1]["hidden"].shape == (3, 2, 3)
+
+
+def test_a_bodys_own_error_is_raised():
+    @wraps(len)
+    def body(inputs, tap):
+        raise TypeError("own")
+
+    with pytest.raises(TypeError, match="own"):
+        run(lambda params, inputs, tap: tap.jit(body)(inputs), {}, jnp.ones((2, 3)))
 
 
 def test_linear_stages_alone_are_examined_for_mirrors_only():

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.analysis.figures import mark_chance
 from experiments.analysis.statistics import student_interval
 from experiments.analysis.tables import where
 from experiments.claims.study import Row, Study, band, trained
@@ -102,7 +103,7 @@ def draw(study: Study, rows: list[Row], others: list[str]) -> Figure:
     angle.set_ylabel("degrees, mean over taps")
     exact = where(rows, method="backprop")["test_accuracy"]
     accuracy.axhline(exact.mean(), color=COLOURS["backprop"], label="backprop")
-    accuracy.axhline(study.data.chance, color="gray", linestyle=":", label="chance")
+    mark_chance(accuracy, study.data.chance)
     accuracy.legend(frameon=False)
     names = [*others, *REFRESHED]
     ends = np.array([student_interval(accuracies(rows, name, rank, refresh)) for name in names])
@@ -112,7 +113,7 @@ def draw(study: Study, rows: list[Row], others: list[str]) -> Figure:
         width = None if spread is None else spread[:, at : at + 1]
         bars.barh(place, ends[at, 0], xerr=width, color=COLOURS[names[at]])
     bars.set_yticks(range(len(names)), [names[at] for at in order])
-    bars.axvline(study.data.chance, color="gray", linestyle=":")
+    mark_chance(bars, study.data.chance, upright=True)
     bars.set(title=f"every method, refreshed every {refresh} steps", xlabel="test accuracy")
     bars.invert_yaxis()
     figure.suptitle(f"{study.data_name}, {study.config.run.steps} steps: mean and 95 % interval of "

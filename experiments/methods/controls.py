@@ -13,7 +13,15 @@ from nmnc_jax.backprop import EmptyState
 from nmnc_jax.credit import info_from, local_pass, losses_and_error
 from nmnc_jax.diagnostics import exact_credit, exact_jacobian
 from nmnc_jax.feedback import rotate
-from nmnc_jax.layout import find_structure, matrices, tap_shapes, trace_nodes, unflatten
+from nmnc_jax.layout import (
+    find_structure,
+    flatten,
+    matrices,
+    output_rows,
+    tap_shapes,
+    trace_nodes,
+    unflatten,
+)
 from nmnc_jax.schedule import due_at
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import FixedBasis, lift, project
@@ -150,6 +158,46 @@ def exact_credit_inside(apply_fn: ApplyFn, loss_fn: LossFn, estimator: Estimator
         return gradients, state, info._replace(credit=inside)
 
     return Estimator(estimator.init, estimate, estimator.due)
+
+
+def exact_feedback_of_others(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
+    """Returns an estimator that carries each error back by the mean Jacobian of the other examples.
+
+    Learned feedback, too, is measured on other examples than those whose errors it carries, but
+    also at earlier weights and with noise.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets) -> [B]``.
+    """
+
+    def estimate(
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: Any,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, Any]:
+        del key, due
+        inputs, targets = batch
+        model = partial(apply_fn, **kwargs)
+        outputs = model(params, inputs, no_tap)
+        losses, _ = losses_and_error(loss_fn, outputs, targets)
+        exact, error = exact_credit(model, loss_fn, params, batch)
+        jacobians = exact_jacobian(model, params, inputs)
+        rows = output_rows(error)
+        credit = {}
+        for name, shape in tap_shapes(model, params, inputs).items():
+            by_all = rows @ jacobians[name].sum(axis=0)
+            own = flatten(shape, exact[name]).reshape(by_all.shape)
+            by_others = (by_all - own) / (len(rows) - 1)
+            credit[name] = unflatten(shape, by_others.reshape(-1, shape.units))
+        gradients = gradients_from_credit(model, params, inputs, credit=credit, output_error=error)
+        return gradients, state, info_from(losses, outputs, credit, gradients)
+
+    return Estimator(lambda params, batch, *, key=None, **kwargs: EmptyState(), estimate)
 
 
 def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import nmnc_jax
 from experiments.methods.controls import (
     exact_credit_inside,
+    exact_feedback_of_others,
     jacobian_rows,
     moved_by,
     one_step,
@@ -132,6 +133,13 @@ TABLE: dict[str, Entry] = {
         "local",
         "orchid",
         subspace="jacobian",
+        control=True,
+    ),
+    "exact_feedback_of_others": Entry(
+        "the exact mean Jacobian of the batch's other examples as feedback",
+        lambda s: exact_feedback_of_others(s.apply_fn, s.loss_fn),
+        "local",
+        "teal",
         control=True,
     ),
     "exact_credit_manifold": Entry(

@@ -94,7 +94,7 @@ class Devices(NamedTuple):
         """Returns a batch, or some of its examples if it has more than `most`.
 
         Which examples does not depend on the number of devices. Their distance is a power of two,
-        so that each device usually chooses from its own.
+        so that each device chooses from its own if the number of examples divides by the devices.
         """
         distance = 1
         while -(-len(batch[1]) // distance) > most:
@@ -102,7 +102,7 @@ class Devices(NamedTuple):
         if distance == 1:
             return batch
         inputs, targets = (part[::distance] for part in batch)
-        return jax.lax.with_sharding_constraint((inputs, targets), self.of_batch(len(targets)))
+        return inputs, targets
 
     def estimator_state(self, state: Any, shapes: dict[str, TapShape], divide: bool) -> Any:
         """Returns the shardings of an estimator's state.
@@ -154,14 +154,21 @@ class Devices(NamedTuple):
                 tree,
             )
 
+        def exchanged(activity: Array) -> Array:
+            count, units = activity.shape
+            if count % self.mesh.size == 0:
+                # Otherwise the compiler may divide the model's passes by units too.
+                activity = jax.lax.with_sharding_constraint(activity, self.of_batch(count))
+            return divided(activity, units)
+
         def init(name: str, activity: Array, key: Array | None = None) -> SubspaceState:
             units = activity.shape[1]
-            return divided(subspace.init(name, divided(activity, units), key), units)
+            return divided(subspace.init(name, exchanged(activity), key), units)
 
         def update(state: SubspaceState, activity: Array) -> SubspaceState:
             units = activity.shape[1]
             assert subspace.update is not None
-            return divided(subspace.update(*divided((state, activity), units)), units)
+            return divided(subspace.update(divided(state, units), exchanged(activity)), units)
 
         return subspace._replace(init=init, update=subspace.update and update)
 

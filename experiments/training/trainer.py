@@ -28,7 +28,8 @@ class Trainer(NamedTuple):
 
     Attributes:
         init: ``init(seed, params=None) -> TrainState``; parameters are drawn unless given.
-        step: ``step(state, key, batch, due=None) -> (state, loss)``; donates the state.
+        step: ``step(state, key, batch, due=None) -> (state, loss)``; donates the state. Without
+            `due` the state's own step decides, and bases move with the whole batch.
         parts: ``parts(due)``, the programs that take such a step, one after another.
         due: the estimator's schedule, ``due(step) -> Due``.
         measure: ``measure(state, key, batch) -> dict`` of accuracies, alignments and chosen ranks.

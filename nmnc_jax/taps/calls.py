@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jax.tree_util import default_registry
+
 
 def check_call(name: str, function: Any, called: str, *arguments: Any, **kwargs: Any) -> None:
     """Checks that a function takes the arguments with which it is called.
@@ -21,7 +23,8 @@ def check_call(name: str, function: Any, called: str, *arguments: Any, **kwargs:
     if not callable(function):
         raise ValueError(f"{name} is {function!r}; it takes a function")
     try:
-        signature = inspect.signature(function)
+        # A decorated function takes what its wrapper takes, whatever the wrapped function takes.
+        signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return
     try:
@@ -39,7 +42,22 @@ def call_body(body: Callable[..., Any], arguments: Sequence[Any], tap: Any) -> A
     try:
         return body(*arguments, tap)
     except TypeError:
-        name = f"the body {getattr(body, '__name__', '')}".rstrip()
+        # If the body does take them, the error is the user's own.
+        name = f"the body {getattr(body, '__name__', None) or ''}".rstrip()
         many = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
         check_call(name, body, f"with {many} and the tap", *arguments, tap)
         raise
+
+
+def carry_and_y(result: Any) -> list[Any]:
+    """Returns the two parts of what the body of a scan returned, as ``lax.scan`` finds them.
+
+    Raises:
+        ValueError: if it has another number of parts.
+    """
+    parts = default_registry.flatten_one_level(result)
+    children = [] if parts is None else list(parts[0])
+    if len(children) != 2:
+        kind = type(result).__name__ + ("" if parts is None else f" of {len(children)}")
+        raise ValueError(f"the body of a scan returned {kind}; it takes (carry, y)")
+    return children

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nmnc_jax.taps.calls import call_body
+from nmnc_jax.taps.calls import call_body, carry_and_y
 from nmnc_jax.taps.forms import TapLike, Transform
 from nmnc_jax.taps.lifting import Lifting
 from nmnc_jax.types import Array
@@ -81,13 +81,7 @@ class Tap(Lifting):
                 *first, (x, (noise, replay, pinned, given)) = inside
                 tap = self._inner((noise, replay, pinned, whole | given), scope)
                 taps.append(tap)
-                result = call_body(body, [*first, x], tap)
-                if not isinstance(result, tuple) or len(result) != 2:
-                    kind = type(result).__name__
-                    if isinstance(result, tuple):
-                        kind = f"a tuple of {len(result)}"
-                    raise ValueError(f"the body of a scan returned {kind}; it takes (carry, y)")
-                carry, y = result
+                carry, y = carry_and_y(call_body(body, [*first, x], tap))
                 return carry, (y, (tap.activations, tap.arrived, tap.read))
 
             def names_inside() -> Any:
