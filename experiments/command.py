@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -118,8 +119,11 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     except MemoryError as error:
         sys.exit(f"error: not enough memory: {in_one_line(error)}")
     except KeyboardInterrupt:
-        print("error: interrupted; work since the last checkpoint is lost", file=sys.stderr)
-        sys.exit(130)
+        message = "error: interrupted; a command that takes --resume continues from what it saved"
+        print(message, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Threads that still compile would end the process with a fault during an ordinary exit.
+        os._exit(130)
     except Stopped as stopped:
         print(f"{stopped}; continue with the same command, --resume and --out", flush=True)
 

@@ -54,10 +54,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("resume takes the comparison's directory: --out DIR")
     asked = {"estimators": names, "seeds": options.seeds}
     going = options.resume and same_config(options.out, config, free=list(asked))
-    data = load(config)
-    trainers = {name: make_trainer(method, data) for name, method in configs.items()}
     name = f"compare-{config.data.name}"
     with output_directory(options.out, name, occupied=going) as directory:
+        data = load(config)
+        trainers = {name: make_trainer(method, data) for name, method in configs.items()}
         write_config(directory, config, **asked)
         _compare(directory, config, trainers, seeds, data)
 

@@ -49,7 +49,10 @@ def output_directory(out: Path | None, name: str, *, occupied: bool = False) -> 
         raise UserError(f"out is {wanted}, which cannot be written: {error.strerror}") from error
     with _alone_in(out):
         if any(out.iterdir()) and not occupied:
-            raise UserError(f"out is {out}, which is not empty; it takes a new or empty directory")
+            raise UserError(
+                f"out is {out}, which is not empty; it takes a new or empty directory, or "
+                "--resume, by which a command continues in its own"
+            )
         try:
             yield out
         except Exception:

@@ -46,10 +46,10 @@ def main(arguments: Sequence[str]) -> None:
     join_processes(options.coordinator, options.processes, options.process)
     going = options.resume and same_config(options.out, config)
     going = going or jax.process_index() > 0
-    data = load(config)
-    trainer = make_trainer(config, data)
     name = f"{config.data.name}-{config.method.estimator}"
     with output_directory(options.out, name, occupied=going) as directory:
+        data = load(config)
+        trainer = make_trainer(config, data)
         summary, _ = run_or_read(directory, trainer, config, data, Console())
     if jax.process_index() == 0:
         parts = [f"test accuracy {summary['test_accuracy']:.3f} after {summary['steps']} steps"]

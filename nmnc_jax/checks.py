@@ -1,7 +1,10 @@
 """Checks of arguments: each raises an error that names the argument, what it got and takes."""
 
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +13,14 @@ import numpy as np
 from jax.core import Tracer
 
 from nmnc_jax.types import Batch
+
+
+def warn(message: str) -> None:
+    """Warns at the line of the user's code that called the library."""
+    package, frame, level = str(Path(__file__).parent), sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def check_kind(name: str, value: Any, kind: type) -> None:

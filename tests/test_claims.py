@@ -1,6 +1,7 @@
 """The claims' measures against what is known, and their commands."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from experiments import report
 from experiments.analysis.alignment import cumulative_share, leading_directions
-from experiments.analysis.dimensionality import components_for, two_nn
+from experiments.analysis.dimensionality import MEASURES, components_for, two_nn
 from experiments.analysis.rates import noise_of_feedback, trained_rates
 from experiments.analysis.statistics import interval
 from experiments.claims import (
@@ -60,6 +61,19 @@ def test_two_nn_knows_the_dimension_of_a_bent_manifold(dimension):
 def test_components_count_the_variance():
     values = np.array([1.0, 4.0, 5.0, 0.0])
     assert [components_for(values, p) for p in (50, 51, 90, 91)] == [1, 2, 2, 3]
+
+
+def test_dimensions_that_the_number_of_images_limits_are_undecided():
+    study = SimpleNamespace(
+        seeds=range(3), data=SimpleNamespace(train_inputs=np.zeros((40, 2)), train_size=40)
+    )
+    for most, verdict in ((12, "supported"), (30, "undecided")):
+        rows = [
+            {"tap": "a", "seed": seed, "units": units, **dict.fromkeys(MEASURES, most + seed)}
+            for seed in range(3)
+            for units in (100, 200)
+        ]
+        assert {found.verdict for found in dimensionality.judged(study, rows)} == {verdict}
 
 
 def test_exponent_is_the_slope_in_logarithms():

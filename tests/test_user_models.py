@@ -37,6 +37,25 @@ class Dropped(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5)(h, deterministic=not train))
 
 
+def test_a_loss_that_broadcasts_over_the_targets_of_others_is_warned_of():
+    def model(params, inputs, tap):
+        return tap("hidden", inputs @ params["in"]) @ params["out"][:, :1]
+
+    def squared(outputs, targets):
+        return ((outputs - targets[:, None]) ** 2).mean(axis=-1)
+
+    def broadcast(outputs, targets):
+        with jax.numpy_rank_promotion("allow"):
+            return ((outputs - targets) ** 2).mean(axis=-1)
+
+    inputs, targets = BATCH
+    batch = inputs, targets[:, 0]
+    nmnc_jax.vnc(model, squared).init(PARAMS, batch)
+    with pytest.warns(UserWarning, match="the targets of others") as caught:
+        nmnc_jax.vnc(model, broadcast).init(PARAMS, batch)
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", EXACT)
 def test_all_passes_of_a_step_have_the_masks_of_the_clean_pass(name):

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from experiments import claims
 from experiments.claims.study import Options, Study
@@ -23,12 +24,20 @@ def names() -> list[str]:
     return sorted(set(found) - {"__main__", "study", "verdicts"})
 
 
+def _claim(name: str) -> Any:
+    return importlib.import_module(f"experiments.claims.{name}")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line, measures, and judges."""
     name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        known = "\n".join(f"  {each}: {_claim(each).__doc__.splitlines()[0]}" for each in names())
+        print(f"python -m experiments.claims CLAIM [--help] [options]\n\nClaims:\n{known}")
+        return
     if name not in names():
         raise UserError(f"claim is {name!r}; python -m experiments.claims takes one of {names()}")
-    claim = importlib.import_module(f"experiments.claims.{name}")
+    claim = _claim(name)
     config = load_config("photos").replace(**claim.DEFAULTS)
     options = take(
         Options,
@@ -53,8 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     if config.data.is_task != (name == "recurrent"):
         wants = f"one of {list(TASKS)}" if name == "recurrent" else "images"
         raise UserError(f"data is {config.data.name!r}; claim {name} takes {wants}")
-    data = load(config) if config.data.is_task else load_in_memory(config)
     with output_directory(options.out, f"claim-{name}", occupied=going) as directory:
+        data = load(config) if config.data.is_task else load_in_memory(config)
         if not going:
             write_config(directory, config, **asked, **origin)
         claim.main(Study(directory, config, seeds, options.full, data, options.neural))

@@ -1,9 +1,10 @@
 """The manifold's dimension grows slowly with width.
 
-Networks of several widths are trained by backpropagation. The measures at each tap, over 2,048
-training images, are the participation ratio, the number of principal components that explain 90, 95
-and 99 % of the variance, and the intrinsic dimension by TwoNN (Facco et al. 2017). The exponent of
-their growth with the number of units is fitted by least squares in logarithms.
+Networks of several widths are trained by backpropagation. The measures at each tap, over up to
+2,048 training images, are the participation ratio, the number of principal components that explain
+90, 95 and 99 % of the variance, and the intrinsic dimension by TwoNN (Facco et al. 2017). The
+exponent of their growth with the number of units is fitted by least squares in logarithms. No
+verdict is given for a measure that exceeds half the number of images: more of them would raise it.
 """
 
 from functools import partial
@@ -52,14 +53,20 @@ def exponents(study: Study, rows: list[Row], measured: str) -> np.ndarray:
 
 def judged(study: Study, rows: list[Row]) -> list[Verdict]:
     """Judges whether each measure grows slower than the square root of the number of units."""
-    return [
-        judge(
+    images = len(fixed_images(study.data))
+    verdicts = []
+    for measured, label in MEASURES.items():
+        verdict = judge(
             f"{label} grows slower than the square root of the number of units",
             "1/2 less the exponent, mean over taps",
             0.5 - exponents(study, rows, measured),
         )
-        for measured, label in MEASURES.items()
-    ]
+        most = max(row[measured] for row in rows)
+        if most > images / 2:
+            statement = f"{verdict.statement} (up to {most:,.0f}, limited by {images:,} images)"
+            verdict = verdict._replace(statement=statement, verdict="undecided")
+        verdicts.append(verdict)
+    return verdicts
 
 
 def draw(study: Study, rows: list[Row]) -> Figure:

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments.configuration import Config
 from experiments.data import Dataset
 from experiments.errors import Diverged, Stopped
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.clock import StepClock
 from experiments.training.network import refusals
 from experiments.training.position import begin, last_position, position_of
 from experiments.training.trainer import Trainer, make_trainer
@@ -123,7 +125,7 @@ def train(
     Returns:
         The summary: estimator, test accuracy, steps, seconds, milliseconds per step, examples per
         second and chip, probes. The times are those of the typical interval between measurements,
-        and left out if the run was continued after its last step.
+        without steps that compile, and left out if no other steps were taken.
 
     Raises:
         Diverged: if the loss is no longer finite. The message names the step.
@@ -142,7 +144,7 @@ def train(
     batches = data.train_batches(run.batch, run.seed, steps=steps, rows=devices.rows(run.batch))
     step_times, record = [], {}
     per_chip = run.batch / devices.mesh.size
-    interval_start, interval_first = time.perf_counter(), first
+    clock = StepClock()
     with refusals(config), asked_to_stop() as asked, _written(checkpoints):
         for step, examples in zip(steps, batches, strict=True):
             batch = devices.place(run.batch, examples)
@@ -155,11 +157,10 @@ def train(
                 raise Stopped(f"stopped at step {step}")
             if step % run.log_every == 0 or step == run.steps:
                 interval = [float(loss) for loss in losses]
-                rate = {}
-                if step > interval_first:
-                    taken = step - interval_first
-                    step_times.append((time.perf_counter() - interval_start) / taken)
-                    rate = {SPEED: per_chip / step_times[-1]}
+                rate, seconds = {}, clock.seconds()
+                if seconds:
+                    step_times.append(seconds)
+                    rate = {SPEED: per_chip / seconds}
                 for place, loss in enumerate(interval):
                     if not np.isfinite(loss):
                         at = step - len(interval) + place
@@ -174,15 +175,15 @@ def train(
                 }
                 report(record)
                 losses = []
-                interval_start, interval_first = time.perf_counter(), step
+                clock.restart()
             if step < run.steps:
-                now = jax.random.fold_in(step_key, step)
-                state, loss = trainer.step(state, now, batch, due=trainer.due(step))
+                work, now = trainer.due(step), jax.random.fold_in(step_key, step)
+                take = partial(trainer.step, state, now, batch, due=work)
+                state, loss = clock.step(trainer.parts(work), take, before=losses)
                 losses.append(loss)
     timed = {}
     if step_times:
-        # The first interval includes the compilation.
-        typical = float(np.median(step_times[1:] or step_times))
+        typical = float(np.median(step_times))
         timed = {"step_milliseconds": 1000 * typical, SPEED: per_chip / typical}
     return {
         "estimator": config.method.estimator,

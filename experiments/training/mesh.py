@@ -186,7 +186,11 @@ def make_devices(config: Config, available: Sequence[Any] | None = None) -> Devi
     available = available or jax.devices()
     count = config.run.devices or len(available)
     if count > len(available):
-        raise UserError(f"devices is {count}; there are {len(available)}")
+        remedy = ""
+        if available[0].platform == "cpu":
+            flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+            remedy = f"; the environment variable {flag} divides the CPU"
+        raise UserError(f"devices is {count}; there are {len(available)}{remedy}")
     devices = available[:count]
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Devices(mesh)

@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from nmnc_jax.checks import check_losses
+from nmnc_jax.checks import check_losses, warn
 from nmnc_jax.layout import examples_of
 from nmnc_jax.types import Array, Batch, LossFn
 
@@ -33,8 +35,30 @@ def losses_of(loss_fn: LossFn, outputs: Any, targets: Any) -> Array:
 
 
 def check_first_losses(loss_fn: LossFn, outputs: Any, batch: Batch) -> None:
-    """Checks that the losses of the first batch are not reduced and are finite."""
-    check_losses(losses_of(loss_fn, outputs, batch[1]), outputs, batch)
+    """Checks that the losses of the first batch are not reduced and are finite.
+
+    It warns if an example's loss changes with the targets of others, as by unwanted broadcasting.
+    """
+    targets = batch[1]
+    losses = losses_of(loss_fn, outputs, targets)
+    check_losses(losses, outputs, batch)
+    examples = examples_of(outputs)
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((losses, targets)))
+    if traced or examples == 1:
+        return
+
+    def of_the_first(leaf: Any) -> Any:
+        rows = jnp.shape(leaf)[:1] == (examples,)
+        return jnp.broadcast_to(leaf[:1], leaf.shape) if rows else leaf
+
+    again = losses_of(loss_fn, outputs, jax.tree.map(of_the_first, targets))
+    # Both are not finite if the loss does not take such targets.
+    if not np.allclose(again[0], losses[0], rtol=1e-3, atol=1e-6, equal_nan=True):
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (outputs, targets)]
+        warn(
+            "the loss of the first example changes with the targets of others; if this is not "
+            f"wanted, look for broadcasting between outputs {shapes[0]} and targets {shapes[1]}"
+        )
 
 
 def losses_and_error(loss_fn: LossFn, outputs: Any, targets: Any) -> tuple[Array, Any]:

@@ -1,13 +1,12 @@
 """What each readout assumes of a model, examined at init or by a user."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.core import Tracer
 
-from nmnc_jax.checks import check_batch
+from nmnc_jax.checks import check_batch, warn
 from nmnc_jax.layout import (
     Nodes,
     check_batch_axes,
@@ -169,12 +168,11 @@ def examine(
     )
     if coupled and readout != "loss":
         worst = max(report.taps, key=lambda tap: tap.coupling or 0)
-        warnings.warn(
+        warn(
             f"noise at tap {worst.name!r} in some examples changes the response of others, by "
             f"{worst.coupling:.2g} of the change in those examples, as with batch statistics; this "
             f"biases readout {readout!r}: use use_running_average=True, a normalisation of each "
-            'example, or readout="loss"',
-            stacklevel=4,
+            'example, or readout="loss"'
         )
     return report
 
