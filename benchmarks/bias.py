@@ -55,7 +55,6 @@ def main() -> None:
         seed=options.seed,
         steps=2000 if options.full else options.steps,
         basis_update_every=200,
-        basis_decay=0.7,
         alignment_batch=512,
         validation=True,
     )

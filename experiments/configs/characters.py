@@ -5,12 +5,11 @@ python -m experiments.train characters --estimator nmnc
 Settings chosen here.
 """
 
-from experiments.configuration import Config, Data, Method, Model, Optimiser, Run
+from experiments.configuration import Config, Data, Model, Optimiser, Run
 
 config = Config(
     Data("characters", time_steps=32),
     Model("transformer", features=(64, 64)),
-    method=Method(rank=64, basis_update_every=100, basis_decay=0.7),
     optimiser=Optimiser(learning_rate=3e-3),
     run=Run(steps=500, alignment_batch=512),
 )

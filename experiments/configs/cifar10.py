@@ -14,6 +14,6 @@ from experiments.configuration import Config, Data, Method, Model, Run
 config = Config(
     Data("cifar10"),
     Model("conv", features=(32, 32, 64), strides=(2, 2, 1)),
-    method=Method(rank=512, feedback_decay=0.97, basis_update_every=200, basis_decay=0.7),
+    method=Method(rank=512, feedback_decay=0.97, basis_update_every=200),
     run=Run(steps=4000, log_every=1000),
 )

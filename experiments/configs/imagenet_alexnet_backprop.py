@@ -20,7 +20,6 @@ config = Config(
         update_every=10,
         basis_batch=1024,
         basis_update_every=1000,
-        basis_decay=0.7,
     ),
     optimiser=Optimiser(
         "sgd",

@@ -3,11 +3,10 @@
 python -m experiments.compare photos --estimators backprop dfa vnc nmnc
 """
 
-from experiments.configuration import Config, Data, Method, Model, Run
+from experiments.configuration import Config, Data, Model, Run
 
 config = Config(
     Data("photos"),
     Model("conv", features=(32, 32, 64), strides=(2, 2, 1)),
-    method=Method(basis_update_every=100, basis_decay=0.7),
     run=Run(log_every=300),
 )

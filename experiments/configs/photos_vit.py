@@ -8,6 +8,6 @@ from experiments.configuration import Config, Data, Method, Model, Run
 config = Config(
     Data("photos"),
     Model("vit", features=(64, 64, 64)),
-    method=Method(rank=256, basis_update_every=100, basis_decay=0.7),
+    method=Method(rank=256),
     run=Run(steps=600, log_every=300),
 )
