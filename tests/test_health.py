@@ -70,4 +70,5 @@ def test_a_loss_that_stays_and_credit_of_zero_are_named():
     assert "the loss stays at 2.303, that of 10 equally likely classes" in stays
     assert "credit of tap 'a' is zero" in zero
     assert not signs({"step": 10, "loss": 2.303, "alignment": {"a": 0.0}}, 10)
+    assert not signs({"step": 200, "loss": 2.303, "test_accuracy": 0.4}, 10)
     assert not signs({"step": 200, "loss": 0.0}, None)

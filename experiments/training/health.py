@@ -26,7 +26,9 @@ def signs(record: dict[str, Any], classes: int | None) -> list[str]:
     if step < FEW_STEPS:
         return found
     chance = np.log(classes or 1)
-    if loss is not None and abs(loss - chance) < 0.01 * chance:
+    # A loss that falls from above may have this mean, so that accuracy decides too.
+    guesses = record.get("test_accuracy", 0) < 2 / (classes or 1)
+    if guesses and loss is not None and abs(loss - chance) < 0.01 * chance:
         found.append(
             f"the loss stays at {loss:.3f}, that of {classes} equally likely classes, after "
             f"{step} steps; another learning_rate or more probes may help"
