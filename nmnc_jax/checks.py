@@ -86,7 +86,7 @@ def check_key(key: Any) -> None:
     """Checks that `key` is one key, and not another argument, a seed or an array of keys."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is None or shape is None:
-        raise ValueError(f"key is a {type(key).__name__}; it takes a key from jax.random.key")
+        raise ValueError(f"key is of type {type(key).__name__}; it takes a key from jax.random.key")
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (shape == () if typed else dtype == jnp.uint32 and len(shape) == 1):
         raise ValueError(

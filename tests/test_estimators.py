@@ -375,8 +375,8 @@ def test_mistakes_at_the_door_are_named(name):
             estimator.init(case.params, batch)
     state = estimator.init(case.params, case.batch)
     for key, message in (
-        (case.params, "key is a dict"),
-        (0, "key is a int"),
+        (case.params, "key is of type dict"),
+        (0, "key is of type int"),
         (jax.random.split(jax.random.key(0), 3), r"key is an array key<fry>\[3\]"),
     ):
         with pytest.raises(ValueError, match=message):

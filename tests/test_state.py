@@ -73,7 +73,7 @@ def test_the_schedule_is_that_of_the_settings():
     together = both.init(case.params, case.batch)
     with pytest.raises(ValueError, match=r"due is for 0 groups; .* of 2 groups"):
         both.estimate(jax.random.key(0), case.params, case.batch, together, due=estimator.due(0))
-    with pytest.raises(ValueError, match=r"key is a int; it takes a key from jax.random.key"):
+    with pytest.raises(ValueError, match=r"key is of type int; it takes a key from jax.random.key"):
         both.estimate(0, case.params, case.batch, together)
 
 
