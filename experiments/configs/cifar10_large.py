@@ -5,7 +5,7 @@ python -m experiments.train cifar10_large --estimator nmnc
 or, from a folder or an archive of images: --data folder --data-path PATH. Taps of 65,536, 32,768,
 32,768 and 16,384 units, where few probes are few indeed.
 
-Settings chosen here; 500 steps were run on a JPEG copy of CIFAR-10.
+Settings chosen here; 600 steps were run on a JPEG copy of CIFAR-10.
 """
 
 from experiments.configs.cifar10 import config as small
