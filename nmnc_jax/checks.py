@@ -17,8 +17,8 @@ from nmnc_jax.types import Batch
 
 def warn(message: str) -> None:
     """Warns at the line of the user's code that called the library."""
-    package, frame, level = str(Path(__file__).parent), sys._getframe(1), 2
-    while frame.f_back and frame.f_code.co_filename.startswith(package):
+    package, frame, level = Path(__file__).parent, sys._getframe(1), 2
+    while frame.f_back and package in Path(frame.f_code.co_filename).parents:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 

@@ -201,3 +201,16 @@ def test_a_damaged_run_is_named(name, tmp_path, monkeypatch):
         monkeypatch.setattr(train, "same_config", lambda *_: bool(config))
         (out / "summary.json").write_text("{" if name == "summary.json" else "{}")
     assert f"{name} cannot be read" in ends_in_one_line(train.main, arguments, monkeypatch)
+
+
+def test_an_interrupted_command_ends_without_waiting_for_threads(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(sys, "argv", ["command"])
+
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    run_command(interrupted)
+    assert ended == [130]
+    assert "a command that takes --resume continues" in capsys.readouterr().err

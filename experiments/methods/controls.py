@@ -10,7 +10,7 @@ from jax import lax
 
 from nmnc_jax import Estimator, Subspace, gradients_from_credit, no_tap, run
 from nmnc_jax.backprop import EmptyState
-from nmnc_jax.credit import info_from, local_pass, losses_and_error
+from nmnc_jax.credit import info_from, local_pass, losses_and_error, losses_of
 from nmnc_jax.diagnostics import exact_credit, exact_jacobian
 from nmnc_jax.feedback import rotate
 from nmnc_jax.layout import (
@@ -26,7 +26,7 @@ from nmnc_jax.schedule import due_at
 from nmnc_jax.state import NoiseCorrelationState
 from nmnc_jax.subspace import FixedBasis, lift, project
 from nmnc_jax.taps import Model, Tap
-from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Due, LossFn, Params
+from nmnc_jax.types import Activations, ApplyFn, Array, Batch, Due, Info, LossFn, Params
 
 Move = Callable[[NoiseCorrelationState, Params, Batch], NoiseCorrelationState]
 
@@ -160,6 +160,25 @@ def exact_credit_inside(apply_fn: ApplyFn, loss_fn: LossFn, estimator: Estimator
     return Estimator(estimator.init, estimate, estimator.due)
 
 
+def _without_state(step: Callable[..., tuple[Any, Info]]) -> Estimator:
+    """Returns an estimator from ``step(params, batch, **kwargs) -> (gradients, info)``."""
+
+    def estimate(
+        key: Array,
+        params: Params,
+        batch: Batch,
+        state: EmptyState,
+        *,
+        due: Due | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, EmptyState, Info]:
+        del key, due
+        gradients, info = step(params, batch, **kwargs)
+        return gradients, state, info
+
+    return Estimator(lambda params, batch, *, key=None, **kwargs: EmptyState(), estimate)
+
+
 def exact_feedback_of_others(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
     """Returns an estimator that carries each error back by the mean Jacobian of the other examples.
 
@@ -171,20 +190,11 @@ def exact_feedback_of_others(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
         loss_fn: ``loss_fn(outputs, targets) -> [B]``.
     """
 
-    def estimate(
-        key: Array,
-        params: Params,
-        batch: Batch,
-        state: Any,
-        *,
-        due: Due | None = None,
-        **kwargs: Any,
-    ) -> tuple[Any, Any, Any]:
-        del key, due
+    def step(params: Params, batch: Batch, **kwargs: Any) -> tuple[Any, Info]:
         inputs, targets = batch
         model = partial(apply_fn, **kwargs)
         outputs = model(params, inputs, no_tap)
-        losses, _ = losses_and_error(loss_fn, outputs, targets)
+        losses = losses_of(loss_fn, outputs, targets)
         exact, error = exact_credit(model, loss_fn, params, batch)
         jacobians = exact_jacobian(model, params, inputs)
         rows = output_rows(error)
@@ -195,9 +205,9 @@ def exact_feedback_of_others(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
             by_others = (by_all - own) / (len(rows) - 1)
             credit[name] = unflatten(shape, by_others.reshape(-1, shape.units))
         gradients = gradients_from_credit(model, params, inputs, credit=credit, output_error=error)
-        return gradients, state, info_from(losses, outputs, credit, gradients)
+        return gradients, info_from(losses, outputs, credit, gradients)
 
-    return Estimator(lambda params, batch, *, key=None, **kwargs: EmptyState(), estimate)
+    return _without_state(step)
 
 
 def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
@@ -207,16 +217,7 @@ def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
     the leak or the gates. The model is a network of `nmnc_jax.models.recurrent`.
     """
 
-    def estimate(
-        key: Array,
-        params: Params,
-        batch: Batch,
-        state: Any,
-        *,
-        due: Due | None = None,
-        **kwargs: Any,
-    ) -> tuple[Any, Any, Any]:
-        del key, due
+    def step(params: Params, batch: Batch, **kwargs: Any) -> tuple[Any, Info]:
         inputs, targets = batch
         model = Model(apply_fn, kwargs=kwargs)
         outputs = model(params, inputs, no_tap)
@@ -238,9 +239,9 @@ def one_step(apply_fn: ApplyFn, loss_fn: LossFn) -> Estimator:
         chained = local_pass(model, params, inputs, tap, nodes.taps)
         nothing = jax.tree.map(jnp.zeros_like, chained.activations)
         gradients, credit = chained.pullback(error, nothing)
-        return gradients, state, info_from(losses, outputs, credit, gradients)
+        return gradients, info_from(losses, outputs, credit, gradients)
 
-    return Estimator(lambda params, batch, *, key=None, **kwargs: EmptyState(), estimate)
+    return _without_state(step)
 
 
 def jacobian_rows(apply_fn: ApplyFn) -> Move:

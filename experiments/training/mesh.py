@@ -90,20 +90,6 @@ class Devices(NamedTuple):
         count = len(examples[1])
         return self._joined(self.of_batch(count), count, examples)
 
-    def evenly_spaced(self, batch: Batch, most: int) -> Batch:
-        """Returns a batch, or some of its examples if it has more than `most`.
-
-        Which examples does not depend on the number of devices. Their distance is a power of two,
-        so that each device chooses from its own if the number of examples divides by the devices.
-        """
-        distance = 1
-        while -(-len(batch[1]) // distance) > most:
-            distance *= 2
-        if distance == 1:
-            return batch
-        inputs, targets = (part[::distance] for part in batch)
-        return inputs, targets
-
     def estimator_state(self, state: Any, shapes: dict[str, TapShape], divide: bool) -> Any:
         """Returns the shardings of an estimator's state.
 
@@ -194,6 +180,25 @@ def make_devices(config: Config, available: Sequence[Any] | None = None) -> Devi
     devices = available[:count]
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Devices(mesh)
+
+
+def evenly_spaced(batch: Batch, most: int) -> Batch:
+    """Returns a batch, or some of its examples if it has more than `most`.
+
+    Which examples does not depend on the number of devices. Their distance is a power of two, so
+    that each device chooses from its own if the number of examples divides by the devices.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from experiments.training.mesh import evenly_spaced
+        >>> [part.tolist() for part in evenly_spaced((jnp.arange(8), jnp.arange(8)), 3)]
+        [[0, 4], [0, 4]]
+    """
+    distance = 1
+    while -(-len(batch[1]) // distance) > most:
+        distance *= 2
+    inputs, targets = (part[::distance] for part in batch)
+    return inputs, targets
 
 
 def divide_probes(estimator: Estimator, mesh: Mesh, axis: str = "probe") -> Estimator:

@@ -14,7 +14,7 @@ from experiments.data import Dataset
 from experiments.data.dataset import check_batch
 from experiments.methods import Setting, build_estimator
 from experiments.training.measuring import CHUNK, comparison, tests
-from experiments.training.mesh import Devices, make_devices
+from experiments.training.mesh import Devices, evenly_spaced, make_devices
 from experiments.training.network import build_model, refusals, report_of
 from experiments.training.optimiser import build_optimiser, training_loss
 from experiments.training.state import TrainState
@@ -169,7 +169,7 @@ def _make_trainer(config: Config, data: Dataset, devices: Devices) -> Trainer:
     def move_bases(
         state: TrainState, key: Array, batch: Batch, due: Due
     ) -> tuple[TrainState, Array]:
-        some = devices.evenly_spaced(batch, config.method.basis_batch)
+        some = evenly_spaced(batch, config.method.basis_batch)
         # Gradients are not used, so that the program has no backward pass.
         _, moved, info = estimator.estimate(
             key, state.params, ready(some), state.estimator, due=due

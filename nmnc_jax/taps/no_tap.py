@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from nmnc_jax.taps.calls import carry_and_y
 from nmnc_jax.taps.forms import Forms, TapLike, Transform
 from nmnc_jax.types import Array
 
@@ -53,7 +54,7 @@ class _NoTap(Forms):
     ) -> Callable[..., Any]:
         def step(*inside: Any) -> Any:
             *first, (x, nothing) = inside
-            carry, y = body(*first, x, self)
+            carry, y = carry_and_y(body(*first, x, self))
             return carry, (y, nothing)
 
         def scanned(*arguments: Any) -> Any:
